@@ -1,0 +1,27 @@
+//! Links libtorch so that the program finds it without LD_LIBRARY_PATH and keeps CUDA where libtorch has it, and records the commit.
+
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    // torch-sys publishes where it found libtorch (LIBTORCH, LIBTORCH_USE_PYTORCH or the system).
+    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch is");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    // Nothing in the program refers to a symbol of libtorch_cuda, so a linker that drops unused libraries would
+    // leave a program that silently computes on the CPU (tch-rs#907). libtorch.so pulls libtorch_cuda.so in.
+    if Path::new(&lib).join("libtorch_cuda.so").exists() {
+        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+        println!("cargo:rustc-link-arg=-ltorch");
+    }
+    let sha1 = Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .unwrap_or_else(|| "unknown".into());
+    println!("cargo:rustc-env=AMLFS_GIT_SHA1={}", sha1.trim());
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=.git/logs/HEAD");
+}
