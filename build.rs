@@ -21,6 +21,9 @@ fn main() {
         .and_then(|output| String::from_utf8(output.stdout).ok())
         .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=AMLFS_GIT_SHA1={}", sha1.trim());
+    let version = std::fs::read_to_string(Path::new(&lib).join("../build-version")).unwrap_or_default();
+    let version = if version.trim().is_empty() { "2.13" } else { version.trim() }; // what tch 0.26 binds
+    println!("cargo:rustc-env=AMLFS_LIBTORCH={version}");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/logs/HEAD");

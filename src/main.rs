@@ -1,1 +1,15 @@
-fn main(){}
+use std::process::exit;
+
+use amlfs::{cli, commands, process};
+
+fn main() {
+    process::tune_allocator();
+    process::end_all_ranks_on_panic();
+    let command = cli::parse();
+    amlfs::console::start_log();
+    let code = match commands::run(command) {
+        Ok(()) => amlfs::error::exit::DONE,
+        Err(error) => process::report(&error),
+    };
+    exit(code);
+}

@@ -1,0 +1,229 @@
+//! A checkpoint's content as a flat list of data sets: what is written, digested and compared.
+
+use std::borrow::Cow;
+
+use super::{Checkpoint, Outcome};
+use crate::state::{EpochRecord, SampleRecord};
+
+/// A data set in the file.
+pub struct Block<'a> {
+    /// Without a leading slash.
+    pub path: String,
+    pub shape: Vec<usize>,
+    pub values: Values<'a>,
+    pub units: &'static str,
+    pub long_name: String,
+}
+
+#[derive(Clone)]
+pub enum Values<'a> {
+    F32(&'a [f32]),
+    F64(Cow<'a, [f64]>),
+    I64(Vec<i64>),
+    U64(u64),
+    U8(Vec<u8>),
+}
+
+/// A number of each record R, stored under the field's name.
+pub struct Column<R> {
+    pub name: &'static str,
+    pub units: &'static str,
+    pub long_name: &'static str,
+    pub get: fn(&R) -> f64,
+    pub set: fn(&mut R, f64),
+}
+
+macro_rules! column {
+    ($field:ident, $units:literal, $long_name:literal) => {
+        Column {
+            name: stringify!($field),
+            units: $units,
+            long_name: $long_name,
+            get: |record| record.$field,
+            set: |record, value| record.$field = value,
+        }
+    };
+}
+
+/// [E] each.
+pub const EPOCH_COLUMNS: [Column<EpochRecord>; 8] = [
+    column!(learning_rate, "1", "learning rate of the epoch"),
+    column!(gradient_norm, "1", "Euclidean norm of the gradient of mu"),
+    column!(delta_norm, "1", "Euclidean norm of the change of mu"),
+    column!(images_per_second, "1/s", "training images per second over all ranks"),
+    column!(seconds, "s", "wall-clock time of the epoch"),
+    column!(wait_seconds, "s", "time of waiting for the slowest rank"),
+    column!(exchange_seconds, "s", "time of gathering rewards, updating mu and broadcasting the best model"),
+    column!(checkpoint_seconds, "s", "time of writing the previous checkpoint"),
+];
+
+/// [E, B] each.
+pub const SAMPLE_COLUMNS: [Column<SampleRecord>; 5] = [
+    column!(reward, "1", "reward: validation metric of the sample's model"),
+    column!(advantage, "1", "reward as the update of mu used it"),
+    column!(train_loss, "1", "mean training loss"),
+    column!(train_seconds, "s", "wall-clock time of training"),
+    column!(validation_seconds, "s", "wall-clock time of validation"),
+];
+
+/// The content of a checkpoint, sorted by path.
+///
+/// Errors: the history is ragged, or a tensor's shape and values disagree.
+pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
+    let mut blocks = history_blocks(checkpoint)?;
+    let policy = &checkpoint.policy;
+    for (name, values, long_name) in [
+        ("mu", &policy.mu, "mean of the distribution of loss parameters"),
+        ("sigma", &policy.sigma, "standard deviation of the distribution of loss parameters"),
+        ("adam_m", &policy.adam_m, "Adam's first moment of the gradient of mu"),
+        ("adam_v", &policy.adam_v, "Adam's second moment of the gradient of mu"),
+    ] {
+        blocks.push(Block {
+            path: format!("policy/{name}"),
+            shape: vec![values.len()],
+            values: Values::F64(Cow::Borrowed(values)),
+            units: "1",
+            long_name: long_name.to_owned(),
+        });
+    }
+    blocks.push(Block {
+        path: "policy/step".to_owned(),
+        shape: Vec::new(),
+        values: Values::U64(policy.step),
+        units: "1",
+        long_name: "number of updates of mu".to_owned(),
+    });
+    for tensor in &checkpoint.tensors {
+        if tensor.shape.iter().product::<usize>() != tensor.values.len() {
+            return Err(
+                format!("{} has {} values for shape {:?}", tensor.path, tensor.values.len(), tensor.shape).into()
+            );
+        }
+        blocks.push(Block {
+            path: tensor.path.clone(),
+            shape: tensor.shape.clone(),
+            values: Values::F32(&tensor.values),
+            units: "1",
+            long_name: tensor.path.replacen('/', " state: ", 1),
+        });
+    }
+    for (metric, value) in &checkpoint.test {
+        blocks.push(Block {
+            path: format!("test/{metric}"),
+            shape: Vec::new(),
+            values: Values::F64(Cow::Owned(vec![*value])),
+            units: "1",
+            long_name: format!("{metric} on the test set"),
+        });
+    }
+    blocks.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(blocks)
+}
+
+fn history_blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'static>>> {
+    let history = &checkpoint.history;
+    let epochs = history.len();
+    let width = checkpoint.policy.mu.len();
+    let batch = history.first().map_or(0, |epoch| epoch.samples.len());
+    for (row, epoch) in history.iter().enumerate() {
+        let thetas_fit = epoch.samples.iter().all(|sample| sample.theta.len() == width);
+        if epoch.mu.len() != width || epoch.samples.len() != batch || !thetas_fit {
+            return Err(format!("history row {row} is not of {batch} samples with {width} parameters").into());
+        }
+    }
+    let samples = || history.iter().flat_map(|epoch| &epoch.samples);
+    let block = |name: &str, shape: Vec<usize>, values: Values<'static>, units, long_name: &str| Block {
+        path: format!("history/{name}"),
+        shape,
+        values,
+        units,
+        long_name: long_name.to_owned(),
+    };
+    let f64s = |values: Vec<f64>| Values::F64(Cow::Owned(values));
+
+    let mu = history.iter().flat_map(|epoch| &epoch.mu).copied().collect();
+    let theta = samples().flat_map(|sample| &sample.theta).copied().collect();
+    let status = samples().map(|sample| sample.status as u8).collect();
+    let best = history.iter().map(|epoch| epoch.best).collect();
+    let mut blocks = vec![
+        block("mu", vec![epochs, width], f64s(mu), "1", "mean that the epoch's thetas were drawn from"),
+        block("theta", vec![epochs, batch, width], f64s(theta), "1", "loss parameters of the samples"),
+        block("status", vec![epochs, batch], Values::U8(status), "1", "0 ok, 1 failed, 2 not measured"),
+        block("best", vec![epochs], Values::I64(best), "1", "index of the sample whose model went on, -1 for none"),
+    ];
+    for column in EPOCH_COLUMNS {
+        let values = history.iter().map(column.get).collect();
+        blocks.push(block(column.name, vec![epochs], f64s(values), column.units, column.long_name));
+    }
+    for column in SAMPLE_COLUMNS {
+        let values = samples().map(column.get).collect();
+        blocks.push(block(column.name, vec![epochs, batch], f64s(values), column.units, column.long_name));
+    }
+    Ok(blocks)
+}
+
+/// CRC-32 of the logical content as docs/format.md defines it: equal for equal content, however it is stored.
+pub fn digest(checkpoint: &Checkpoint, blocks: &[Block]) -> String {
+    let mut hasher = crc32fast::Hasher::new();
+    let info = &checkpoint.info;
+    for text in [
+        &info.config,
+        &info.seed.to_string(),
+        &info.ranks.to_string(),
+        &info.threads.to_string(),
+        &info.libtorch,
+        &info.device,
+        &checkpoint.epoch.to_string(),
+    ] {
+        hasher.update(text.as_bytes());
+        hasher.update(&[0]);
+    }
+    for block in blocks {
+        hasher.update(block.path.as_bytes());
+        hasher.update(&[0]);
+        for &size in [block.shape.len()].iter().chain(&block.shape) {
+            hasher.update(&(size as u64).to_le_bytes());
+        }
+        match &block.values {
+            Values::F32(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
+            Values::F64(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
+            Values::I64(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
+            Values::U64(value) => hasher.update(&value.to_le_bytes()),
+            Values::U8(values) => hasher.update(values),
+        }
+    }
+    format!("crc32:{:08x}", hasher.finalize())
+}
+
+fn update<T: Copy, const N: usize>(hasher: &mut crc32fast::Hasher, values: &[T], bytes: fn(T) -> [u8; N]) {
+    let mut buffer = Vec::new();
+    // one update per element is ten times slower
+    for part in values.chunks(4096) {
+        buffer.clear();
+        for &value in part {
+            buffer.extend_from_slice(&bytes(value));
+        }
+        hasher.update(&buffer);
+    }
+}
+
+/// Bit for bit, so that NaN equals itself.
+pub fn same_content(a: &[Block], b: &[Block]) -> bool {
+    let same = |(a, b): (&Block, &Block)| a.path == b.path && a.shape == b.shape && same_values(&a.values, &b.values);
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+fn same_values(a: &Values, b: &Values) -> bool {
+    match (a, b) {
+        (Values::F32(a), Values::F32(b)) => {
+            a.len() == b.len() && a.iter().zip(*b).all(|(a, b)| a.to_bits() == b.to_bits())
+        }
+        (Values::F64(a), Values::F64(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
+        }
+        (Values::I64(a), Values::I64(b)) => a == b,
+        (Values::U64(a), Values::U64(b)) => a == b,
+        (Values::U8(a), Values::U8(b)) => a == b,
+        _ => false,
+    }
+}

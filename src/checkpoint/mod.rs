@@ -1,0 +1,232 @@
+//! Checkpoints: HDF5 files that are whole or not there (docs/format.md).
+//!
+//! libhdf5 may crash on damaged metadata, so every file ends with a checksum over all its bytes that is compared before
+//! libhdf5 opens it. Standard HDF5 readers ignore bytes after the end of the HDF5 data.
+
+mod layout;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::state::{EpochRecord, PolicyState, TensorSpec};
+
+pub use read::read;
+pub use write::write;
+
+const FILETYPE: &str = "amlfs checkpoint";
+/// Major and minor number of the format, not of the program.
+const VERSION: [i32; 2] = [1, 0];
+/// The file's last 12 bytes: this, then the CRC-32 (little-endian) of every byte before it.
+const END_MARK: &[u8; 8] = b"AMLFSEND";
+const TRAILER_LEN: u64 = 12;
+
+/// What a run was started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunInfo {
+    /// The whole resolved configuration, TOML.
+    pub config: String,
+    pub seed: u64,
+    pub ranks: usize,
+    /// Threads per rank.
+    pub threads: usize,
+    /// Version of libtorch.
+    pub libtorch: String,
+    pub device: String,
+}
+
+/// Everything that a run needs to go on, and its history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub info: RunInfo,
+    /// Epochs completed.
+    pub epoch: usize,
+    pub policy: PolicyState,
+    /// One record per epoch, all with the same number of samples and of parameters (`policy.mu.len()`).
+    pub history: Vec<EpochRecord>,
+    /// In any order; `read` sorts them by path.
+    pub tensors: Vec<NamedTensor>,
+    /// Metrics of the test set by name, in `final.h5` only; `read` sorts them by name.
+    pub test: Vec<(String, f64)>,
+}
+
+/// A tensor as PyTorch's state dict has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// `model/layer1.0.conv1.weight`, `optimizer/layer1.0.conv1.weight/momentum`: below `model` or `optimizer`.
+    pub path: String,
+    pub shape: Vec<usize>,
+    /// Row-major in the order of `shape`.
+    pub values: Vec<f32>,
+}
+
+/// Copies the tensors that `specs` describe out of a state vector.
+///
+/// Panics if a spec reaches beyond `state`.
+pub fn to_named(state: &[f32], specs: &[TensorSpec]) -> Vec<NamedTensor> {
+    let named = |spec: &TensorSpec| {
+        let memory = &state[spec.offset..spec.offset + spec.len()];
+        let values = match channels_last_sizes(spec) {
+            None => memory.to_vec(),
+            Some((outputs, inputs, pixels)) => {
+                let mut values = Vec::with_capacity(memory.len());
+                for output in 0..outputs {
+                    for input in 0..inputs {
+                        values.extend((0..pixels).map(|pixel| memory[(output * pixels + pixel) * inputs + input]));
+                    }
+                }
+                values
+            }
+        };
+        NamedTensor { path: spec.path.clone(), shape: spec.shape.clone(), values }
+    };
+    specs.iter().map(named).collect()
+}
+
+/// The state vector that `specs` describe; elements that no spec covers are 0, tensors that no spec names are ignored.
+///
+/// Errors: a spec's tensor is missing or has another shape (`Error::Failed`, names the tensor).
+pub fn from_named(tensors: &[NamedTensor], specs: &[TensorSpec]) -> Result<Vec<f32>> {
+    let length = specs.iter().map(|spec| spec.offset + spec.len()).max().unwrap_or(0);
+    let mut state = vec![0.0; length];
+    for spec in specs {
+        let Some(tensor) = tensors.iter().find(|tensor| tensor.path == spec.path) else {
+            return Err(Error::failed(format!("the checkpoint has no tensor {}", spec.path)));
+        };
+        if tensor.shape != spec.shape || tensor.values.len() != spec.len() {
+            return Err(Error::failed(format!(
+                "the checkpoint's tensor {} has shape {:?}, the network needs {:?}",
+                spec.path, tensor.shape, spec.shape
+            )));
+        }
+        let memory = &mut state[spec.offset..spec.offset + spec.len()];
+        match channels_last_sizes(spec) {
+            None => memory.copy_from_slice(&tensor.values),
+            Some((outputs, inputs, pixels)) => {
+                let mut values = tensor.values.iter();
+                for output in 0..outputs {
+                    for input in 0..inputs {
+                        for (pixel, &value) in values.by_ref().take(pixels).enumerate() {
+                            memory[(output * pixels + pixel) * inputs + input] = value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(state)
+}
+
+/// Output channels, input channels and H * W of a tensor whose memory is [O, H, W, I]; `None` for all others.
+fn channels_last_sizes(spec: &TensorSpec) -> Option<(usize, usize, usize)> {
+    match spec.shape[..] {
+        [outputs, inputs, height, width] if spec.channels_last => Some((outputs, inputs, height * width)),
+        _ => None,
+    }
+}
+
+/// `epoch-0001.h5` for the state after the first epoch.
+pub fn epoch_file(dir: &Path, epoch: usize) -> PathBuf {
+    dir.join(format!("epoch-{epoch:04}.h5"))
+}
+
+/// The epoch file of the highest epoch; `None` if there is none or no such directory.
+///
+/// Errors: the directory can't be listed.
+pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
+    let epoch = names(dir)?.iter().filter_map(|name| epoch_number(name)).max();
+    Ok(epoch.map(|epoch| epoch_file(dir, epoch)))
+}
+
+/// Removes the epoch files of all epochs but `keep`, and what killed writers left behind.
+///
+/// Errors: the directory can't be listed or a file can't be removed.
+pub fn prune(dir: &Path, keep: &[usize]) -> Result<()> {
+    for name in names(dir)? {
+        let old = epoch_number(&name).is_some_and(|epoch| !keep.contains(&epoch));
+        let stale = name.ends_with(".h5.tmp");
+        if old || stale {
+            let path = dir.join(name);
+            fs::remove_file(&path).map_err(|error| Error::file(&path, format!("can't be removed: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let listed = fs::read_dir(dir).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<io::Result<Vec<String>>>()
+    });
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|error| Error::file(dir, format!("can't be listed: {error}"))),
+    }
+}
+
+fn epoch_number(name: &str) -> Option<usize> {
+    let epoch = name.strip_prefix("epoch-")?.strip_suffix(".h5")?.parse().ok()?;
+    // only names that `epoch_file` gives: not epoch-1.h5 or epoch-+001.h5
+    (epoch_file(Path::new(""), epoch).to_str() == Some(name)).then_some(epoch)
+}
+
+fn temporary_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
+/// CRC-32 of the first `length` bytes of a file.
+fn file_checksum(file: &fs::File, length: u64) -> io::Result<u32> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut rest = file.take(length);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match rest.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Why a file can't be written or read: part of a sentence that the file's path begins.
+struct Cause(String);
+
+type Outcome<T> = std::result::Result<T, Cause>;
+
+impl From<String> for Cause {
+    fn from(text: String) -> Cause {
+        Cause(text)
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Cause {
+        Cause(text.to_owned())
+    }
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Cause {
+        Cause(error.to_string())
+    }
+}
+
+impl From<hdf5::Error> for Cause {
+    fn from(error: hdf5::Error) -> Cause {
+        // the innermost frame is the cause; the others say who called whom
+        let text = match error.stack().as_ref().and_then(|stack| stack.last()) {
+            Some(frame) => frame.desc().to_owned(),
+            None => error.to_string(),
+        };
+        // failed system calls come with time, buffer address and file name on several lines
+        match text.split_once("error message = '").and_then(|(_, rest)| rest.split_once('\'')) {
+            Some((reason, _)) => Cause(reason.to_owned()),
+            None => Cause(format!("HDF5: {}", text.lines().next().unwrap_or_default())),
+        }
+    }
+}

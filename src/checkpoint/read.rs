@@ -1,0 +1,211 @@
+//! Reading: first the checksum of all bytes, then libhdf5, then the digest of what was understood.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use hdf5::types::VarLenUnicode;
+use hdf5::{File, Group, H5Type};
+
+use super::layout::{EPOCH_COLUMNS, SAMPLE_COLUMNS, blocks, digest};
+use super::{
+    Cause, Checkpoint, END_MARK, FILETYPE, NamedTensor, Outcome, RunInfo, TRAILER_LEN, VERSION, file_checksum,
+};
+use crate::error::{Error, Result};
+use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
+
+const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
+
+/// Reads a whole checkpoint; NaN and all other values come back bit for bit.
+///
+/// Errors (`Error::Failed`, one sentence with the path): not there, not HDF5, truncated, damaged, another program's
+/// file, another major version of the format.
+pub fn read(path: &Path) -> Result<Checkpoint> {
+    read_file(path).map_err(|Cause(text)| Error::file(path, text))
+}
+
+pub(super) fn read_file(path: &Path) -> Outcome<Checkpoint> {
+    check_bytes(path)?;
+    hdf5::silence_errors(true);
+    let file = File::with_options().with_fapl(|fapl| fapl.file_locking(false)).open(path)?;
+    check_kind(&file)?;
+
+    let policy = read_policy(&file)?;
+    let mut tensors = Vec::new();
+    for name in ["model", "optimizer"] {
+        if file.link_exists(name) {
+            read_tensors(&file.group(name)?, &mut tensors)?;
+        }
+    }
+    tensors.sort_by(|a, b| a.path.cmp(&b.path));
+    let checkpoint = Checkpoint {
+        info: RunInfo {
+            config: text(&file, "config")?,
+            seed: number(&file, "seed")?,
+            ranks: number(&file, "ranks")? as usize,
+            threads: number(&file, "threads")? as usize,
+            libtorch: text(&file, "libtorch")?,
+            device: text(&file, "device")?,
+        },
+        epoch: number(&file, "epoch")? as usize,
+        history: read_history(&file, policy.mu.len())?,
+        policy,
+        tensors,
+        test: read_test(&file)?,
+    };
+    if digest(&checkpoint, &blocks(&checkpoint)?) != text(&file, "digest")? {
+        return Err("damaged: its content does not match its digest".into());
+    }
+    Ok(checkpoint)
+}
+
+/// Whether the bytes are those that were written: only then is the file safe to give to libhdf5.
+fn check_bytes(path: &Path) -> Outcome<()> {
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut signature = [0; HDF5_SIGNATURE.len()];
+    if length < signature.len() as u64 {
+        return Err("not an HDF5 file".into());
+    }
+    file.read_exact(&mut signature)?;
+    if signature != *HDF5_SIGNATURE {
+        return Err("not an HDF5 file".into());
+    }
+    let mut trailer = [0; TRAILER_LEN as usize];
+    if length >= TRAILER_LEN {
+        file.seek(SeekFrom::Start(length - TRAILER_LEN))?;
+        file.read_exact(&mut trailer)?;
+    }
+    let (mark, checksum) = trailer.split_at(END_MARK.len());
+    if mark != END_MARK {
+        return Err("truncated, or not an amlfs checkpoint (no checksum at its end)".into());
+    }
+    file.seek(SeekFrom::Start(0))?;
+    if file_checksum(&file, length - checksum.len() as u64)?.to_le_bytes() != checksum {
+        return Err("damaged: its content does not match its checksum".into());
+    }
+    Ok(())
+}
+
+fn check_kind(file: &File) -> Outcome<()> {
+    let filetype = text(file, "filetype").map_err(|_| "not an amlfs checkpoint (no filetype)")?;
+    if filetype != FILETYPE {
+        return Err(format!("not an amlfs checkpoint (its filetype is \"{filetype}\")").into());
+    }
+    let version = file.attr("version").and_then(|attribute| attribute.read_raw::<i32>());
+    match version.as_deref() {
+        Ok([major, _]) if *major == VERSION[0] => Ok(()),
+        Ok([major, minor]) => Err(format!("format version {major}.{minor}; this amlfs reads {}.x", VERSION[0]).into()),
+        _ => Err("damaged: it has no format version".into()),
+    }
+}
+
+fn read_policy(file: &File) -> Outcome<PolicyState> {
+    let mu = values::<f64>(file, "policy/mu", None)?;
+    let shape = [mu.len()];
+    Ok(PolicyState {
+        sigma: values(file, "policy/sigma", Some(&shape))?,
+        adam_m: values(file, "policy/adam_m", Some(&shape))?,
+        adam_v: values(file, "policy/adam_v", Some(&shape))?,
+        step: scalar(file, "policy/step")?,
+        mu,
+    })
+}
+
+fn read_history(file: &File, width: usize) -> Outcome<Vec<EpochRecord>> {
+    let Ok([epochs, batch]) = <[usize; 2]>::try_from(file.dataset("history/status")?.shape()) else {
+        return Err("damaged: history/status is not of two dimensions".into());
+    };
+    let mu = values::<f64>(file, "history/mu", Some(&[epochs, width]))?;
+    let theta = values::<f64>(file, "history/theta", Some(&[epochs, batch, width]))?;
+    let status = values::<u8>(file, "history/status", Some(&[epochs, batch]))?;
+    let best = values::<i64>(file, "history/best", Some(&[epochs]))?;
+
+    let mut samples = Vec::with_capacity(status.len());
+    for (row, &number) in status.iter().enumerate() {
+        samples.push(SampleRecord {
+            theta: theta[row * width..(row + 1) * width].to_vec(),
+            status: Status::from_number(number).ok_or_else(|| format!("damaged: unknown status {number}"))?,
+            reward: f64::NAN,
+            advantage: f64::NAN,
+            train_loss: f64::NAN,
+            train_seconds: f64::NAN,
+            validation_seconds: f64::NAN,
+        });
+    }
+    for column in SAMPLE_COLUMNS {
+        let numbers = values(file, &format!("history/{}", column.name), Some(&[epochs, batch]))?;
+        samples.iter_mut().zip(numbers).for_each(|(sample, number)| (column.set)(sample, number));
+    }
+    let mut samples = samples.into_iter();
+    let mut history: Vec<EpochRecord> = (0..epochs)
+        .map(|epoch| EpochRecord {
+            mu: mu[epoch * width..(epoch + 1) * width].to_vec(),
+            samples: samples.by_ref().take(batch).collect(),
+            best: best[epoch],
+            learning_rate: f64::NAN,
+            gradient_norm: f64::NAN,
+            delta_norm: f64::NAN,
+            images_per_second: f64::NAN,
+            seconds: f64::NAN,
+            wait_seconds: f64::NAN,
+            exchange_seconds: f64::NAN,
+            checkpoint_seconds: f64::NAN,
+        })
+        .collect();
+    for column in EPOCH_COLUMNS {
+        let numbers = values(file, &format!("history/{}", column.name), Some(&[epochs]))?;
+        history.iter_mut().zip(numbers).for_each(|(record, number)| (column.set)(record, number));
+    }
+    Ok(history)
+}
+
+fn read_tensors(group: &Group, tensors: &mut Vec<NamedTensor>) -> Outcome<()> {
+    for dataset in group.datasets()? {
+        tensors.push(NamedTensor {
+            path: dataset.name().trim_start_matches('/').to_owned(),
+            shape: dataset.shape(),
+            values: dataset.read_raw()?,
+        });
+    }
+    group.groups()?.iter().try_for_each(|group| read_tensors(group, tensors))
+}
+
+fn read_test(file: &File) -> Outcome<Vec<(String, f64)>> {
+    if !file.link_exists("test") {
+        return Ok(Vec::new());
+    }
+    let mut metrics = Vec::new();
+    for metric in file.group("test")?.member_names()? {
+        let value = scalar(file, &format!("test/{metric}"))?;
+        metrics.push((metric, value));
+    }
+    metrics.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(metrics)
+}
+
+/// All values of a data set, row-major; an error unless it has the expected shape.
+fn values<T: H5Type>(file: &File, path: &str, expected: Option<&[usize]>) -> Outcome<Vec<T>> {
+    let dataset = file.dataset(path).map_err(|_| format!("damaged: it has no {path}"))?;
+    match expected {
+        Some(expected) if dataset.shape() != expected => {
+            Err(format!("damaged: {path} has shape {:?} instead of {expected:?}", dataset.shape()).into())
+        }
+        _ => Ok(dataset.read_raw()?),
+    }
+}
+
+fn scalar<T: H5Type>(file: &File, path: &str) -> Outcome<T> {
+    let dataset = file.dataset(path).map_err(|_| format!("damaged: it has no {path}"))?;
+    Ok(dataset.read_scalar()?)
+}
+
+fn text(file: &File, name: &str) -> Outcome<String> {
+    let attribute = file.attr(name).map_err(|_| format!("damaged: it has no attribute {name}"))?;
+    Ok(attribute.read_scalar::<VarLenUnicode>()?.as_str().to_owned())
+}
+
+fn number(file: &File, name: &str) -> Outcome<u64> {
+    let attribute = file.attr(name).map_err(|_| format!("damaged: it has no attribute {name}"))?;
+    Ok(attribute.read_scalar()?)
+}

@@ -1,0 +1,209 @@
+//! The search, and `train`: the same with one fixed loss.
+
+use tch::Device;
+
+use crate::checkpoint::{Checkpoint, RunInfo, from_named};
+use crate::cli::RunArguments;
+use crate::comm::{self, Comm};
+use crate::config::{self, Config, LossName};
+use crate::console;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::loss::Space;
+use crate::policy::Policy;
+use crate::run_directory::{Found, RunDirectory, RunJournal};
+use crate::search::{self, Progress};
+use crate::state::PolicyState;
+use crate::stop::Stop;
+use crate::task::{Classification, Task};
+
+pub fn run(arguments: &RunArguments, loss: Option<LossName>) -> Result<()> {
+    // What every rank can see by itself fails on all of them, before MPI; one says so.
+    let (config, devices) = settings(arguments, loss).map_err(only_rank_0_speaks)?;
+    let comm = Comm::world()?;
+    let outcome = with_ranks(arguments, &config, &devices, &comm);
+    if let Err(Error::Failed(_)) = &outcome {
+        // Ranks that agreed are here too, but one that failed by itself must end the others.
+        let code = crate::process::report(outcome.as_ref().expect_err("just matched"));
+        end(&comm, code);
+    }
+    outcome
+}
+
+/// Ends all ranks after a failure. Those that failed together leave in order; if the others do not come, they are
+/// in the middle of something and are aborted.
+fn end(comm: &Comm, code: i32) -> ! {
+    let _ = comm;
+    comm::abort_all(code);
+    std::process::exit(code)
+}
+
+fn only_rank_0_speaks(error: Error) -> Error {
+    match error {
+        Error::Config(_) if comm::launcher_rank() > 0 => Error::Config(String::new()),
+        other => other,
+    }
+}
+
+/// Everything that is decided before MPI_Init.
+fn settings(arguments: &RunArguments, loss: Option<LossName>) -> Result<(Config, Vec<Device>)> {
+    let config = arguments.resolve(loss)?;
+    match (loss, config.loss.name) {
+        (None, name) if name != LossName::Unified => {
+            return Err(Error::config(
+                "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME",
+            ));
+        }
+        (Some(LossName::Unified), _) => {
+            return Err(Error::config("--loss unified: this loss is searched, not trained with; leave 'train' out"));
+        }
+        _ => {}
+    }
+    tch::set_num_threads(config.run.threads as i32);
+    let devices = device::choose(&config.run)?;
+    Ok((config, devices))
+}
+
+fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<()> {
+    let samples = config.search.samples;
+    if comm.size() > samples {
+        let text = format!(
+            "search.samples = {samples}: fewer than the {} MPI ranks; a rank without a sample has no work",
+            comm.size()
+        );
+        return Err(Error::config(if comm.is_root() { text } else { String::new() }));
+    }
+    device::check(devices, comm)?;
+    if arguments.dry_run {
+        let task = comm.agree(Classification::new(config, devices))?;
+        if comm.is_root() {
+            print_plan(config, comm, devices, &task);
+        }
+        return Ok(());
+    }
+
+    let directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
+    let found = if comm.is_root() { directory.open(config, arguments.resume) } else { Ok(Found::Fresh) };
+    let found = comm.agree(found)?;
+    let finished = comm.all_max(matches!(found, Found::Finished) as u64) == 1;
+    if finished {
+        if comm.is_root() {
+            log::info!("{} is there: the run is complete", directory.final_file().display());
+        }
+        return Ok(());
+    }
+    let stop = Stop::new(directory.path(), config.run.max_hours)?;
+
+    let mut task = comm.agree(Classification::new(config, devices))?;
+    let (mut policy, progress) = start(config, comm, &mut task, found)?;
+    if comm.is_root() {
+        directory.write_label_changes(task.label_changes())?;
+        log::info!(
+            "{} rank(s), {samples} sample(s), device {}, {} thread(s) per rank, libtorch {}",
+            comm.size(),
+            device::describe(devices),
+            config.run.threads,
+            libtorch_version()
+        );
+    }
+    let info = RunInfo {
+        config: config.to_toml(),
+        seed: config.run.seed,
+        ranks: comm.size(),
+        threads: config.run.threads,
+        libtorch: libtorch_version().into(),
+        device: device::describe(devices),
+    };
+    let specs = task.specs().to_vec();
+    let mut journal = RunJournal::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
+    journal.start(&progress.history);
+    match search::run(config, comm, &mut task, &mut policy, &mut journal, progress) {
+        Ok(progress) if comm.is_root() => {
+            let test = task.test()?;
+            journal.finish(&progress, test.clone())?;
+            for (name, value) in test {
+                console::line(&format!("test {name:12} {value:.4}"));
+            }
+            console::line(&directory.final_file().display().to_string());
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(stopped @ Error::Stopped(_)) => {
+            journal.stopped();
+            Err(if comm.is_root() { stopped } else { Error::Stopped(String::new()) })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The policy and the progress to start from, the same on all ranks: a checkpoint's, which rank 0 has, or the
+/// initial ones, which every rank makes itself.
+fn start(config: &Config, comm: &Comm, task: &mut Classification, found: Found) -> Result<(Policy, Progress)> {
+    let space = Space { intervals: if config.loss.name == LossName::Unified { config.search.intervals } else { 0 } };
+    let sigma = space.sigma(config.search.sigma, config.search.transforms);
+    let policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
+    let length = task.specs().iter().map(|spec| spec.offset + spec.len()).max().unwrap_or(0);
+    let mut state = vec![0.0; length];
+    task.save(&mut state);
+    let mut progress = Progress { epoch: 0, policy: policy.state().clone(), history: Vec::new(), state };
+    let resumed = match found {
+        Found::Unfinished(checkpoint) => resume(&mut progress, *checkpoint, task).map(|()| true),
+        _ => Ok(false),
+    };
+    let resumed = comm.agree(resumed)?;
+    if comm.all_max(resumed as u64) == 0 {
+        return Ok((policy, progress));
+    }
+    let mut counts = [progress.epoch as f64, progress.policy.step as f64];
+    comm.broadcast_f64(&mut counts, 0);
+    progress.epoch = counts[0] as usize;
+    let PolicyState { mu, adam_m, adam_v, step, .. } = &mut progress.policy;
+    *step = counts[1] as u64;
+    for values in [mu, adam_m, adam_v] {
+        comm.broadcast_f64(values, 0);
+    }
+    comm.broadcast_f32(&mut progress.state, 0);
+    Ok((policy, progress))
+}
+
+fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &Classification) -> Result<()> {
+    if checkpoint.policy.mu.len() != progress.policy.mu.len() || checkpoint.history.len() != checkpoint.epoch {
+        return Err(Error::failed("the checkpoint does not fit its own configuration"));
+    }
+    log::info!("continuing after epoch {}", checkpoint.epoch);
+    progress.state = from_named(&checkpoint.tensors, task.specs())?;
+    progress.epoch = checkpoint.epoch;
+    progress.policy = checkpoint.policy;
+    progress.history = checkpoint.history;
+    Ok(())
+}
+
+fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &Classification) {
+    print!("{}", config.to_toml());
+    let numbers = task.specs().iter().map(|spec| spec.len()).sum::<usize>();
+    let model: usize = task.specs().iter().filter(|spec| spec.path.starts_with("model/")).map(|spec| spec.len()).sum();
+    let megabytes = |numbers: usize| numbers as f64 * 4.0 / 1e6;
+    let config::Search { samples, round_epochs, .. } = config.search;
+    println!("\n# plan");
+    println!("# {} rank(s), {} sample(s): {} per rank at most", comm.size(), samples, samples.div_ceil(comm.size()));
+    println!("# rank 0 computes on {}, with {} thread(s)", device::describe(devices), config.run.threads);
+    println!(
+        "# {} training images, {} steps an epoch, {} epochs, an exchange every {round_epochs}: {} steps per rank",
+        task.examples(),
+        task.steps(),
+        config.train.epochs,
+        task.steps() * config.train.epochs * samples.div_ceil(comm.size())
+    );
+    println!("# {model} numbers in the model; with the optimiser's state {:.1} MB", megabytes(numbers));
+    println!(
+        "# memory per rank beside activations: {:.1} MB on each device, {:.1} MB on the host",
+        megabytes(numbers + model),
+        megabytes(2 * numbers)
+    );
+    println!("# files: the last {} checkpoints and the best, {:.1} MB each", config.run.keep, megabytes(numbers));
+}
+
+/// What tch 0.26 binds.
+fn libtorch_version() -> &'static str {
+    env!("AMLFS_LIBTORCH")
+}

@@ -1,0 +1,526 @@
+//! What a run means: presets, files and flags merged, typed and checked once, before any work.
+//!
+//! Layers are TOML tables: `presets/defaults.toml` (every key), a preset, `--config` file, flags. The merged table
+//! becomes a `Config`; every error names the key, its value, where it was set, and what is allowed.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+
+const DEFAULTS: &str = include_str!("presets/defaults.toml");
+const PRESETS: &[(&str, &str)] =
+    &[("cifar10", include_str!("presets/cifar10.toml")), ("demo", include_str!("presets/demo.toml"))];
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub data: Data,
+    pub model: Model,
+    pub loss: Loss,
+    pub search: Search,
+    pub train: Train,
+    pub run: Run,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub kind: DataKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    pub validation_fraction: f64,
+    pub label_noise: f64,
+    pub crop_padding: usize,
+    pub mirror: bool,
+    pub glyphs: Glyphs,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    Cifar10,
+    Glyphs,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Glyphs {
+    pub classes: usize,
+    pub train_images: usize,
+    pub test_images: usize,
+    pub image_size: usize,
+    pub difficulty: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub name: ModelName,
+    pub depth: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelName {
+    ResnetCifar,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    pub name: LossName,
+    /// `None` only until resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadKind>,
+    pub scale: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    pub w_max: f64,
+    pub tau_weights: TauWeights,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossName {
+    Unified,
+    Softmax,
+    LSoftmax,
+    ASoftmax,
+    AmSoftmax,
+    Arcface,
+    Focal,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    Plain,
+    Weights,
+    Normalised,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TauWeights {
+    Raw,
+    Normalised,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    pub policy: PolicyName,
+    pub samples: usize,
+    pub intervals: usize,
+    pub transforms: Transforms,
+    pub sigma: f64,
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub warmup_epochs: usize,
+    pub round_epochs: usize,
+    pub data_order: DataOrder,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyName {
+    Reinforce,
+    Fixed,
+    Mirrored,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transforms {
+    Both,
+    T,
+    Tau,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataOrder {
+    Common,
+    Independent,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub optimizer: OptimizerName,
+    pub learning_rate: f64,
+    pub milestones: Vec<usize>,
+    pub gamma: f64,
+    pub momentum: f64,
+    pub nesterov: bool,
+    pub weight_decay: f64,
+    pub decay_norm_and_bias: bool,
+    pub precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerName {
+    Sgd,
+    Adam,
+    Amsgrad,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub seed: u64,
+    pub threads: usize,
+    pub loader_threads: usize,
+    pub device: DeviceKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices_per_rank: Option<usize>,
+    pub keep: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_hours: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// The layers of a configuration, lowest first, each with the name of its source.
+pub struct Layers(Vec<(String, Table)>);
+
+impl Layers {
+    /// The defaults and, if named, a preset. Error: an unknown preset.
+    pub fn new(preset: Option<&str>) -> Result<Layers> {
+        let mut layers = Layers(vec![("defaults".into(), parse(DEFAULTS).expect("defaults.toml is valid"))]);
+        if let Some(name) = preset {
+            let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
+                let known: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+                return Err(Error::config(format!(
+                    "--preset {name}: there is no such preset; known: {}",
+                    known.join(", ")
+                )));
+            };
+            layers.0.push((format!("preset {name}"), parse(text).expect("presets are valid")));
+        }
+        Ok(layers)
+    }
+
+    /// Adds a TOML file. Errors: unreadable, not TOML.
+    pub fn add_file(&mut self, path: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|why| Error::config(format!("--config {}: can't be read: {why}", path.display())))?;
+        let table = parse(&text).map_err(|why| Error::config(format!("{}: {why}", path.display())))?;
+        self.0.push((path.display().to_string(), table));
+        Ok(())
+    }
+
+    /// Sets one dotted key from a flag. Error: `key` is not of the form a.b.
+    pub fn set(&mut self, source: &str, key: &str, value: Value) -> Result<()> {
+        let mut table = Table::new();
+        let mut names = key.split('.').rev();
+        let last = names.next().unwrap_or_default();
+        if last.is_empty() || !key.contains('.') {
+            return Err(Error::config(format!("{source}: '{key}' is no key; keys look like search.sigma")));
+        }
+        table.insert(last.into(), value);
+        for name in names {
+            table = Table::from_iter([(name.to_string(), Value::Table(table))]);
+        }
+        self.0.push((source.into(), table));
+        Ok(())
+    }
+
+    /// `--set KEY=VALUE`; the value is TOML, a bare word counts as a string.
+    pub fn set_text(&mut self, assignment: &str) -> Result<()> {
+        let source = format!("--set {assignment}");
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(Error::config(format!("{source}: expected KEY=VALUE, for example search.sigma=0.3")));
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let value = match parse(&format!("value = {text}")) {
+            Ok(mut table) => table.remove("value").expect("just parsed"),
+            Err(_) => Value::String(text.into()),
+        };
+        self.set(&source, key, value)
+    }
+
+    /// Merges, types, fills in what depends on other keys, and checks.
+    pub fn resolve(&self) -> Result<Config> {
+        let mut merged = Table::new();
+        for (_, table) in &self.0 {
+            merge(&mut merged, table);
+        }
+        let mut config: Config = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
+            let key = error.path().to_string();
+            let why = error.inner().message().replace('\n', " ");
+            // an unknown field's path ends at its table; its own name stands in the message
+            let named =
+                why.split('`').nth(1).map(|name| format!("{key}.{name}")).filter(|key| self.source(key).is_some());
+            Error::config(self.describe(&named.unwrap_or(key), &why))
+        })?;
+        config.loss.margin = config.loss.margin.or(config.loss.name.default_margin());
+        config.loss.head = config.loss.head.or(Some(config.loss.name.default_head()));
+        config.check().map_err(|(key, why)| Error::config(self.describe(key, &why)))?;
+        Ok(config)
+    }
+
+    /// The value of a dotted key and the source that set it last.
+    fn source(&self, key: &str) -> Option<(&str, &Value)> {
+        self.0.iter().rev().find_map(|(source, table)| {
+            let mut names = key.split('.');
+            let first = table.get(names.next()?)?;
+            let value = names.try_fold(first, |value, name| value.as_table()?.get(name))?;
+            Some((source.as_str(), value))
+        })
+    }
+
+    fn describe(&self, key: &str, why: &str) -> String {
+        match self.source(key) {
+            Some((source, value)) if !value.is_table() => format!("{key} = {value} ({source}): {why}"),
+            _ => format!("{key}: {why}"),
+        }
+    }
+}
+
+fn parse(text: &str) -> std::result::Result<Table, String> {
+    toml::from_str::<Table>(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        format!("line {line}: {}", error.message().replace('\n', " "))
+    })
+}
+
+fn merge(into: &mut Table, from: &Table) {
+    for (key, value) in from {
+        match (into.get_mut(key), value) {
+            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
+            _ => {
+                into.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+type Check = std::result::Result<(), (&'static str, String)>;
+
+fn ensure(ok: bool, key: &'static str, allowed: &str) -> Check {
+    if ok { Ok(()) } else { Err((key, format!("must be {allowed}"))) }
+}
+
+impl Config {
+    fn check(&self) -> Check {
+        let Config { data, model, loss, search, train, run } = self;
+        let fraction = |x: f64| x > 0.0 && x < 1.0;
+        ensure(fraction(data.validation_fraction), "data.validation_fraction", "between 0 and 1, both excluded")?;
+        ensure((0.0..1.0).contains(&data.label_noise), "data.label_noise", "at least 0 and below 1")?;
+        ensure(data.crop_padding <= 64, "data.crop_padding", "at most 64")?;
+        if data.kind == DataKind::Cifar10 {
+            ensure(
+                data.path.is_some(),
+                "data.path",
+                "set for CIFAR-10: --data DIR (the directory of data_batch_1.bin)",
+            )?;
+        }
+        let glyphs = &data.glyphs;
+        ensure((2..=100_000).contains(&glyphs.classes), "data.glyphs.classes", "2 to 100000")?;
+        ensure(glyphs.train_images >= 2 * glyphs.classes, "data.glyphs.train_images", "at least two for each class")?;
+        ensure(glyphs.train_images <= 1 << 31, "data.glyphs.train_images", "at most 2^31")?;
+        ensure((1..=1 << 31).contains(&glyphs.test_images), "data.glyphs.test_images", "1 to 2^31")?;
+        ensure((16..=512).contains(&glyphs.image_size), "data.glyphs.image_size", "16 to 512")?;
+        ensure((0.0..=1.0).contains(&glyphs.difficulty), "data.glyphs.difficulty", "0 to 1")?;
+        ensure(
+            model.depth >= 8 && model.depth % 6 == 2 && model.depth <= 1202,
+            "model.depth",
+            "6n + 2: 8, 14, 20, 32, 56 ...",
+        )?;
+        ensure(loss.scale.is_finite() && loss.scale > 0.0, "loss.scale", "above 0")?;
+        ensure(loss.w_max.is_finite() && loss.w_max >= 1.0, "loss.w_max", "at least 1")?;
+        self.check_margin()?;
+        ensure((1..=65536).contains(&search.samples), "search.samples", "1 to 65536")?;
+        ensure((1..=1000).contains(&search.intervals), "search.intervals", "1 to 1000")?;
+        ensure(search.sigma.is_finite() && search.sigma > 0.0, "search.sigma", "above 0")?;
+        ensure(search.learning_rate.is_finite() && search.learning_rate >= 0.0, "search.learning_rate", "at least 0")?;
+        ensure(
+            search.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "search.betas",
+            "two numbers at least 0 and below 1",
+        )?;
+        ensure(search.round_epochs >= 1, "search.round_epochs", "at least 1")?;
+        let pairs = search.policy != PolicyName::Mirrored || search.samples % 2 == 0;
+        ensure(pairs, "search.samples", "even for the policy 'mirrored', which draws pairs")?;
+        ensure((1..=100_000).contains(&train.epochs), "train.epochs", "1 to 100000")?;
+        ensure((1..=1 << 20).contains(&train.batch_size), "train.batch_size", "1 to 1048576")?;
+        ensure(train.learning_rate.is_finite() && train.learning_rate > 0.0, "train.learning_rate", "above 0")?;
+        ensure(train.milestones.is_sorted(), "train.milestones", "in ascending order")?;
+        ensure(train.gamma > 0.0 && train.gamma <= 1.0, "train.gamma", "above 0 and at most 1")?;
+        ensure((0.0..1.0).contains(&train.momentum), "train.momentum", "at least 0 and below 1")?;
+        ensure(train.weight_decay.is_finite() && train.weight_decay >= 0.0, "train.weight_decay", "at least 0")?;
+        ensure((1..=1024).contains(&run.threads), "run.threads", "1 to 1024")?;
+        ensure((1..=256).contains(&run.loader_threads), "run.loader_threads", "1 to 256")?;
+        ensure(run.devices_per_rank.is_none_or(|n| (1..=2).contains(&n)), "run.devices_per_rank", "1 or 2")?;
+        ensure(run.keep >= 1, "run.keep", "at least 1")?;
+        ensure(run.max_hours.is_none_or(|hours| hours.is_finite() && hours > 0.0), "run.max_hours", "above 0")
+    }
+
+    fn check_margin(&self) -> Check {
+        let Some(margin) = self.loss.margin else { return Ok(()) };
+        let (ok, allowed) = match self.loss.name {
+            LossName::Unified | LossName::Softmax => (false, "left out: this loss has no margin"),
+            LossName::LSoftmax | LossName::ASoftmax => {
+                ((1..=8).any(|m| margin == m as f64), "a whole number from 1 to 8")
+            }
+            LossName::AmSoftmax => ((0.0..2.0).contains(&margin), "at least 0 and below 2"),
+            LossName::Arcface => {
+                ((0.0..std::f64::consts::FRAC_PI_2).contains(&margin), "at least 0 and below pi/2 (radians)")
+            }
+            LossName::Focal => ((0.0..=10.0).contains(&margin), "0 to 10 (gamma)"),
+        };
+        ensure(ok, "loss.margin", allowed)
+    }
+
+    /// The resolved configuration as TOML: `config.toml` and the checkpoints' `config`.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a configuration is TOML")
+    }
+
+    /// Reads what `to_toml` wrote (from a checkpoint).
+    pub fn from_toml(text: &str) -> Result<Config> {
+        serde_path_to_error::deserialize(toml::Deserializer::parse(text).map_err(|why| Error::failed(why.to_string()))?)
+            .map_err(|why| Error::failed(format!("the stored configuration can't be used: {}", why.to_string().trim())))
+    }
+
+    /// The keys whose values differ such that a run can't be continued, as `key: theirs, ours`. Where the data lie,
+    /// on what it is computed and how much is kept may change between jobs.
+    pub fn differences(&self, other: &Config) -> Vec<String> {
+        let comparable = |config: &Config| {
+            let mut config = config.clone();
+            config.data.path = None;
+            let Run { seed, threads, .. } = config.run;
+            config.run = Run {
+                seed,
+                threads,
+                loader_threads: 1,
+                device: DeviceKind::Auto,
+                devices_per_rank: None,
+                keep: 1,
+                max_hours: None,
+            };
+            Table::try_from(config).expect("a configuration is a table")
+        };
+        let mut found = Vec::new();
+        compare("", &comparable(self), &comparable(other), &mut found);
+        found
+    }
+}
+
+fn compare(prefix: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) {
+    let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    for key in keys {
+        match (ours.get(key), theirs.get(key)) {
+            (Some(Value::Table(ours)), Some(Value::Table(theirs))) => {
+                compare(&format!("{prefix}{key}."), ours, theirs, found)
+            }
+            (ours, theirs) if ours != theirs => {
+                let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
+                found.push(format!("{prefix}{key} is {} there and {} here", show(theirs), show(ours)));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl LossName {
+    /// The head that the loss was published with.
+    fn default_head(self) -> HeadKind {
+        match self {
+            LossName::Unified | LossName::Softmax | LossName::LSoftmax | LossName::Focal => HeadKind::Plain,
+            LossName::ASoftmax => HeadKind::Weights,
+            LossName::AmSoftmax | LossName::Arcface => HeadKind::Normalised,
+        }
+    }
+
+    fn default_margin(self) -> Option<f64> {
+        match self {
+            LossName::Unified | LossName::Softmax => None,
+            LossName::LSoftmax | LossName::ASoftmax => Some(4.0),
+            LossName::AmSoftmax => Some(0.35),
+            LossName::Arcface => Some(0.5),
+            LossName::Focal => Some(2.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(assignments: &[&str]) -> String {
+        let mut layers = Layers::new(Some("demo")).unwrap();
+        for assignment in assignments {
+            layers.set_text(assignment).unwrap();
+        }
+        layers.resolve().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_key_value_source_and_what_is_allowed() {
+        assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
+        assert_eq!(
+            error(&["search.policy=greedy"]),
+            "search.policy = \"greedy\" (--set search.policy=greedy): unknown variant `greedy`, expected one of `reinforce`, `fixed`, `mirrored`"
+        );
+        assert!(
+            error(&["search.simga=0.2"])
+                .starts_with("search.simga = 0.2 (--set search.simga=0.2): unknown field `simga`, expected one of")
+        );
+        assert!(error(&["train.epochs=-3"]).starts_with("train.epochs = -3 (--set train.epochs=-3): invalid value"));
+        assert!(error(&["train.epochs=0"]).ends_with("must be 1 to 100000"));
+        assert!(error(&["search.samples=5"]).contains("even for the policy 'mirrored'"));
+        assert!(error(&["loss.margin=0.3"]).contains("this loss has no margin"));
+        assert!(error(&["data.kind=cifar10"]).contains("--data DIR"));
+    }
+
+    #[test]
+    fn later_layers_win_and_the_text_round_trips() {
+        let mut layers = Layers::new(Some("demo")).unwrap();
+        layers.set_text("train.epochs = 3").unwrap();
+        layers.set("--loss", "loss.name", "arcface".into()).unwrap();
+        let config = layers.resolve().unwrap();
+        assert_eq!((config.train.epochs, config.model.depth, config.loss.margin), (3, 8, Some(0.5)));
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn every_preset_resolves() {
+        for (name, _) in PRESETS {
+            let mut layers = Layers::new(Some(name)).unwrap();
+            layers.set("--data", "data.path", "somewhere".into()).unwrap();
+            layers.resolve().unwrap();
+        }
+    }
+
+    #[test]
+    fn differences_ignore_where_it_runs_and_name_what_changed() {
+        let ours = Layers::new(Some("demo")).unwrap().resolve().unwrap();
+        let mut theirs = ours.clone();
+        theirs.run.keep = 9;
+        theirs.data.path = Some("elsewhere".into());
+        assert!(ours.differences(&theirs).is_empty());
+        theirs.search.sigma = 0.5;
+        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.2 here"]);
+    }
+}

@@ -1,0 +1,140 @@
+//! Batches, prepared ahead of training by worker threads. Their content and order are a function of the arguments,
+//! never of the threads.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use rand::seq::SliceRandom;
+use tch::{Kind, Tensor};
+
+use super::{Augment, Dataset};
+use crate::rng::{Purpose, rng};
+
+/// Batches that each worker holds ready: enough to hide a slow one, few enough to cost no memory.
+const AHEAD: usize = 2;
+
+pub struct Batch {
+    /// [N, H, W, 3] u8.
+    pub images: Tensor,
+    /// [N] i64.
+    pub labels: Tensor,
+}
+
+/// A random order of a data set of `len` examples for one epoch. Samples with the same stream see the same order.
+pub fn shuffled(len: usize, seed: u64, epoch: u64, stream: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..len as u32).collect();
+    order.shuffle(&mut rng(seed, Purpose::Order, &[epoch, stream]));
+    order
+}
+
+/// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
+/// Dropping the iterator ends its threads.
+pub fn batches(
+    dataset: &Arc<Dataset>,
+    order: Vec<u32>,
+    batch_size: usize,
+    augment: Option<Augment>,
+    threads: usize,
+) -> impl Iterator<Item = Batch> + use<> {
+    let count = order.len().div_ceil(batch_size);
+    let order = Arc::new(order);
+    // worker w prepares batches w, w + threads, ...: taking from the workers in turn keeps the order
+    let workers: Vec<Receiver<Batch>> = (0..threads)
+        .map(|worker| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let (dataset, order) = (dataset.clone(), order.clone());
+            std::thread::spawn(move || {
+                for positions in order.chunks(batch_size).skip(worker).step_by(threads) {
+                    if sender.send(prepare(&dataset, positions, augment)).is_err() {
+                        return; // nobody listens any more
+                    }
+                }
+            });
+            receiver
+        })
+        .collect();
+    (0..count).map(move |i| workers[i % threads].recv().expect("a loader thread panicked"))
+}
+
+fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Batch {
+    let (height, width) = dataset.images.size();
+    let length = 3 * height * width;
+    let mut bytes = vec![0; positions.len() * length];
+    let mut plain = vec![0; length];
+    for (&position, out) in positions.iter().zip(bytes.chunks_exact_mut(length)) {
+        let index = dataset.indices[position as usize];
+        match augment {
+            Some(augment) => {
+                dataset.images.read(index as usize, &mut plain);
+                augment.apply(index as u64, (height, width), &plain, out);
+            }
+            None => dataset.images.read(index as usize, out),
+        }
+    }
+    let labels: Vec<i64> = positions.iter().map(|&position| dataset.labels[position as usize] as i64).collect();
+    let size = [positions.len() as i64, height as i64, width as i64, 3];
+    Batch { images: Tensor::from_data_size(&bytes, &size, Kind::Uint8), labels: Tensor::from_slice(&labels) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::tests::Numbers;
+    use super::*;
+
+    fn all(threads: usize, augment: Option<Augment>) -> Vec<(Vec<u8>, Vec<i64>)> {
+        let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
+        batches(&dataset, shuffled(50, 1, 2, 0), 8, augment, threads)
+            .map(|batch| {
+                let bytes = Vec::<u8>::try_from(batch.images.reshape(-1)).unwrap();
+                (bytes, Vec::<i64>::try_from(batch.labels).unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_example_comes_once_with_its_label_and_the_last_batch_is_smaller() {
+        let batches = all(1, None);
+        assert_eq!(batches.iter().map(|(_, labels)| labels.len()).collect::<Vec<_>>(), [8, 8, 8, 8, 8, 8, 2]);
+        let mut seen: Vec<u8> = Vec::new();
+        for (bytes, labels) in &batches {
+            for (image, &label) in bytes.chunks_exact(48).zip(labels) {
+                assert_eq!(image[0] as i64 % 5, label);
+                seen.push(image[0]);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..50).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn batches_are_the_same_for_any_number_of_threads() {
+        let augment = Augment { padding: 1, mirror: true, seed: 1, epoch: 2, stream: 0 };
+        let one = all(1, Some(augment));
+        assert_eq!(one, all(2, Some(augment)));
+        assert_eq!(one, all(5, Some(augment)));
+        assert_ne!(one, all(1, None));
+    }
+
+    #[test]
+    fn a_loader_that_is_dropped_early_leaves_no_thread_waiting() {
+        let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
+        let mut few = batches(&dataset, shuffled(50, 1, 2, 0), 2, None, 3);
+        few.next();
+        drop(few);
+        for _ in 0..200 {
+            if Arc::strong_count(&dataset) == 1 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("threads still hold the data set after 2 s");
+    }
+
+    #[test]
+    fn orders_differ_between_epochs_streams_and_seeds() {
+        let order = shuffled(100, 1, 2, 0);
+        assert_ne!(order, shuffled(100, 1, 3, 0));
+        assert_ne!(order, shuffled(100, 1, 2, 1));
+        assert_ne!(order, shuffled(100, 2, 2, 0));
+    }
+}

@@ -1,0 +1,22 @@
+//! AM-LFS: searches a loss function while the network trains. docs/architecture.md is the map.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod comm;
+pub mod commands;
+pub mod config;
+pub mod console;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod loss;
+pub mod model;
+pub mod policy;
+pub mod process;
+pub mod rng;
+pub mod run_directory;
+pub mod search;
+pub mod state;
+pub mod stop;
+pub mod task;
+pub mod train;

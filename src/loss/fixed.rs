@@ -1,0 +1,197 @@
+//! Known losses as fixed points of the same form; margins and annealing as in their papers (docs/recipes.md).
+
+use tch::Tensor;
+
+use super::{Line, Loss};
+use crate::config::LossName;
+
+/// Below this sin(theta) ArcFace's slope sin(theta + m) / sin(theta) is held: it is infinite at theta = 0.
+const MIN_SINE: f64 = 1e-3;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fixed {
+    Softmax,
+    /// t(c) = psi(theta) = (-1)^k cos(m theta) - 2k on [k pi/m, (k+1) pi/m] (Liu et al. 2016).
+    LSoftmax {
+        m: usize,
+    },
+    /// t(c) = (lambda cos + psi) / (1 + lambda), lambda = max(5, 1000 / (1 + 0.12 it)), it = step + 1 (SphereFace).
+    ASoftmax {
+        m: usize,
+    },
+    /// t(c) = c - m (AM-Softmax, CosFace).
+    AmSoftmax {
+        m: f64,
+    },
+    /// t(c) = cos(theta + m); c - m sin m where theta + m > pi.
+    ArcFace {
+        m: f64,
+    },
+    /// -(1 - p)^gamma log p (Lin et al. 2017; AM-LFS equation 6).
+    Focal {
+        gamma: f64,
+    },
+}
+
+impl Fixed {
+    /// Panics for `LossName::Unified`, which is not fixed.
+    pub fn new(name: LossName, margin: f64) -> Fixed {
+        match name {
+            LossName::Unified => unreachable!("the unified loss has its own type"),
+            LossName::Softmax => Fixed::Softmax,
+            LossName::LSoftmax => Fixed::LSoftmax { m: margin as usize },
+            LossName::ASoftmax => Fixed::ASoftmax { m: margin as usize },
+            LossName::AmSoftmax => Fixed::AmSoftmax { m: margin },
+            LossName::Arcface => Fixed::ArcFace { m: margin },
+            LossName::Focal => Fixed::Focal { gamma: margin },
+        }
+    }
+}
+
+impl Loss for Fixed {
+    fn target(&self, cosine: &Tensor, step: u64) -> Line {
+        match *self {
+            Fixed::Softmax | Fixed::Focal { .. } => shifted(cosine, 0.0),
+            Fixed::AmSoftmax { m } => shifted(cosine, -m),
+            Fixed::LSoftmax { m } => {
+                let (value, slope) = psi(cosine, m);
+                tangent(cosine, value, slope)
+            }
+            Fixed::ASoftmax { m } => {
+                let lambda = (1000.0 / (1.0 + 0.12 * (step + 1) as f64)).max(5.0);
+                let (value, slope) = psi(cosine, m);
+                let mix = |softmax: &Tensor, margin: Tensor| (softmax * lambda + margin) / (1.0 + lambda);
+                tangent(cosine, mix(cosine, value), mix(&cosine.ones_like(), slope))
+            }
+            Fixed::ArcFace { m } => {
+                let sine = (-(cosine * cosine) + 1.0).clamp_min(0.0).sqrt();
+                let value = cosine * m.cos() - &sine * m.sin();
+                let slope = m.cos() + cosine * m.sin() / sine.clamp_min(MIN_SINE);
+                // theta + m > pi, where cos(theta + m) would rise again
+                let beyond = cosine.lt(-m.cos());
+                let value = (cosine - m * m.sin()).where_self(&beyond, &value);
+                tangent(cosine, value, slope.masked_fill(&beyond, 1.0))
+            }
+        }
+    }
+
+    fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
+        match *self {
+            Fixed::Focal { gamma } => {
+                let q = -(-nll).expm1(); // 1 - p without cancellation
+                let modulation = q.pow_tensor_scalar(gamma);
+                // gamma = 0 and q = 0 would be 0 * infinity
+                let change = p * nll * q.clamp_min(1e-30).pow_tensor_scalar(gamma - 1.0) * gamma;
+                (&modulation * nll, modulation + change)
+            }
+            _ => (nll.shallow_clone(), nll.ones_like()),
+        }
+    }
+}
+
+fn shifted(cosine: &Tensor, by: f64) -> Line {
+    Line { slope: cosine.ones_like(), intercept: cosine.full_like(by) }
+}
+
+fn tangent(cosine: &Tensor, value: Tensor, slope: Tensor) -> Line {
+    let intercept = value - &slope * cosine;
+    Line { slope, intercept }
+}
+
+/// psi(theta) and its derivative by the cosine, by Chebyshev polynomials: cos(m theta) = T_m(c) and
+/// d T_m / d c = m U_{m-1}(c). No acos, whose gradient is infinite at |c| = 1.
+fn psi(cosine: &Tensor, m: usize) -> (Tensor, Tensor) {
+    let (mut t, mut t_next) = (cosine.ones_like(), cosine.shallow_clone()); // T_0, T_1
+    let (mut u, mut u_next) = (cosine.zeros_like(), cosine.ones_like()); // U_{-1}, U_0
+    for _ in 0..m {
+        (t, t_next) = (t_next.shallow_clone(), cosine * 2.0 * &t_next - t);
+        (u, u_next) = (u_next.shallow_clone(), cosine * 2.0 * &u_next - u);
+    }
+    // k: how many of the angles pi/m, 2 pi/m, ... lie below theta
+    let mut k = cosine.zeros_like();
+    for j in 1..m {
+        k += cosine.lt((j as f64 * std::f64::consts::PI / m as f64).cos()).to_kind(cosine.kind());
+    }
+    let sign = 1.0 - k.remainder(2.0) * 2.0;
+    (&sign * t - k * 2.0, sign * u * m as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::f64::consts::PI;
+
+    fn at(loss: Fixed, cosine: f64, step: u64) -> (f64, f64) {
+        let line = loss.target(&Tensor::from_slice(&[cosine]), step);
+        let (slope, intercept) = (line.slope.double_value(&[0]), line.intercept.double_value(&[0]));
+        (slope * cosine + intercept, slope)
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-9 * (1.0 + b.abs()), "{a} is not {b}");
+    }
+
+    /// The value against the closed form and the slope against its numerical derivative by the cosine.
+    fn check(loss: Fixed, step: u64, formula: impl Fn(f64) -> f64) {
+        for degrees in [3.0, 20.0, 44.0, 46.0, 61.0, 89.0, 95.0, 134.0, 137.0, 160.0, 177.0f64] {
+            let theta = degrees.to_radians();
+            let (value, slope) = at(loss, theta.cos(), step);
+            close(value, formula(theta));
+            let h = 1e-6;
+            let derivative = (formula(theta + h) - formula(theta - h)) / ((theta + h).cos() - (theta - h).cos());
+            assert!(
+                (slope - derivative).abs() < 1e-4 * (1.0 + derivative.abs()),
+                "{loss:?} at {degrees}: {slope} {derivative}"
+            );
+        }
+    }
+
+    fn psi_by_angle(theta: f64, m: f64) -> f64 {
+        let k = (theta * m / PI).floor();
+        (-1f64).powf(k) * (m * theta).cos() - 2.0 * k
+    }
+
+    #[test]
+    fn targets_equal_their_closed_forms() {
+        check(Fixed::Softmax, 0, f64::cos);
+        check(Fixed::AmSoftmax { m: 0.35 }, 0, |theta| theta.cos() - 0.35);
+        for m in 1..=5 {
+            check(Fixed::LSoftmax { m }, 0, |theta| psi_by_angle(theta, m as f64));
+        }
+        check(Fixed::ASoftmax { m: 4 }, 0, |theta| {
+            let lambda = 1000.0 / 1.12; // 892.857, as in SphereFace's published log
+            (lambda * theta.cos() + psi_by_angle(theta, 4.0)) / (1.0 + lambda)
+        });
+        check(Fixed::ASoftmax { m: 4 }, 1_000_000, |theta| (5.0 * theta.cos() + psi_by_angle(theta, 4.0)) / 6.0);
+        check(Fixed::ArcFace { m: 0.5 }, 0, |theta| {
+            if theta + 0.5 <= PI { (theta + 0.5).cos() } else { theta.cos() - 0.5 * 0.5f64.sin() }
+        });
+    }
+
+    #[test]
+    fn targets_are_finite_at_the_ends() {
+        let names = [LossName::LSoftmax, LossName::ASoftmax, LossName::Arcface];
+        for loss in names.map(|name| Fixed::new(name, if name == LossName::Arcface { 0.5 } else { 4.0 })) {
+            for cosine in [-1.0, 1.0] {
+                let (value, slope) = at(loss, cosine, 0);
+                assert!(value.is_finite() && slope.is_finite(), "{loss:?} at {cosine}");
+            }
+        }
+    }
+
+    #[test]
+    fn focal_loss_equals_its_closed_form() {
+        for (p, gamma) in [(0.5, 2.0), (0.9, 2.0), (1e-6, 1.0), (0.3, 0.0), (0.2, 5.0f64)] {
+            let value = |p: f64| -(1.0 - p).powf(gamma) * p.ln();
+            let probability = Tensor::from_slice(&[p]);
+            let (found, weight) = Fixed::Focal { gamma }.weigh(&probability, &-probability.log());
+            close(found.double_value(&[0]), value(p));
+            let h = 1e-6 * p;
+            let derivative = (value(p + h) - value(p - h)) / (2.0 * h) * -p; // by -log p
+            assert!((weight.double_value(&[0]) - derivative).abs() < 1e-6 * (1.0 + derivative.abs()));
+        }
+        let one = Tensor::from_slice(&[1.0f64]);
+        let (value, weight) = Fixed::Focal { gamma: 2.0 }.weigh(&one, &one.zeros_like());
+        assert_eq!((value.double_value(&[0]), weight.double_value(&[0])), (0.0, 0.0));
+    }
+}

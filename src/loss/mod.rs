@@ -1,0 +1,46 @@
+//! Loss functions of the form -log tau(softmax(z)_y) (AM-LFS equations 10, 16, 17).
+//!
+//! Every loss here, searched or fixed, answers two questions about each example, and `head` does the rest:
+//! which line a c + b takes the place of the cosine c of the target logit, and what weight the example's
+//! cross-entropy gradient gets.
+
+mod fixed;
+mod head;
+mod space;
+mod unified;
+
+pub use fixed::Fixed;
+pub use head::{Head, HeadGradient};
+pub use space::Space;
+pub use unified::Unified;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config;
+
+/// The target logit near the example's cosine c: z_y = s (slope c + intercept). For a curved t this is its tangent,
+/// which gives both the exact value and the exact gradient.
+pub struct Line {
+    /// [N], the derivative of t at c.
+    pub slope: Tensor,
+    /// [N], t(c) - slope c.
+    pub intercept: Tensor,
+}
+
+pub trait Loss {
+    /// cosine [N] in [-1, 1]; `step` counts training steps from 0 (for annealed losses).
+    fn target(&self, cosine: &Tensor, step: u64) -> Line;
+
+    /// p [N] = softmax(z)_y and nll [N] = -log p. Returns the loss values [N] and the weights w [N] with
+    /// d loss / d z = w d nll / d z.
+    fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor);
+}
+
+/// The loss of a configuration. theta [4M] f64 for the unified loss, empty for a fixed one. Its tensors are of the
+/// given kind, on the given device.
+pub fn build(config: &config::Loss, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
+    match config.name {
+        config::LossName::Unified => Box::new(Unified::new(theta, config.w_max, config.tau_weights, device, kind)),
+        name => Box::new(Fixed::new(name, config.margin.unwrap_or(0.0))),
+    }
+}

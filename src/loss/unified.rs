@@ -1,0 +1,135 @@
+//! The searched loss: piecewise-linear t on the target cosine and tau on the target probability (equations 16, 17).
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Line, Loss};
+use crate::config::TauWeights;
+
+/// Slopes are used no smaller than this: t and tau must grow (AM-LFS section 3.3).
+const MIN_SLOPE: f64 = 1e-2;
+/// tau(p) is floored here in the reported value.
+const MIN_TAU: f64 = 1e-6;
+/// p is floored here in the weight, so that p / p = 1 also where f32 underflows.
+const MIN_P: f64 = 1e-30;
+
+pub struct Unified {
+    t: Pieces,
+    tau: Pieces,
+    w_max: f64,
+    tau_weights: TauWeights,
+}
+
+impl Unified {
+    /// theta [4M] = [a^t, b^t, a^tau, b^tau].
+    pub fn new(theta: &[f64], w_max: f64, tau_weights: TauWeights, device: Device, kind: Kind) -> Unified {
+        assert!(!theta.is_empty() && theta.len().is_multiple_of(4), "theta has 4M numbers");
+        let (t, tau) = theta.split_at(theta.len() / 2);
+        Unified {
+            t: Pieces::new(t, -1.0, 1.0, device, kind),
+            tau: Pieces::new(tau, 0.0, 1.0, device, kind),
+            w_max,
+            tau_weights,
+        }
+    }
+}
+
+impl Loss for Unified {
+    fn target(&self, cosine: &Tensor, _step: u64) -> Line {
+        let (slope, intercept) = self.t.at(cosine);
+        Line { slope, intercept }
+    }
+
+    /// w = a p / (a p + b), clamped to [0, w_max] and w_max wherever a p + b <= a p / w_max.
+    fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
+        let (a, b) = self.tau.at(p);
+        let floored = p.clamp_min(MIN_P);
+        let denominator = &floored + &b / &a;
+        let singular = denominator.le_tensor(&(&floored / self.w_max));
+        let weight = (&floored / denominator).masked_fill(&singular, self.w_max).clamp(0.0, self.w_max);
+        let weight = match self.tau_weights {
+            TauWeights::Raw => weight,
+            TauWeights::Normalised => &weight / weight.mean(weight.kind()).clamp_min(MIN_TAU),
+        };
+        // With b = 0 the value is nll - log a, which for a = 1 is cross-entropy to the last bit.
+        let value = -(&a * p + &b).clamp_min(MIN_TAU).log();
+        let value = (nll - a.log()).where_self(&b.eq(0.0), &value).clamp_max(-MIN_TAU.ln());
+        (value, weight)
+    }
+}
+
+/// A piecewise-linear function with M equal intervals, closed below and open above, the last one closed.
+struct Pieces {
+    slope: Tensor,
+    intercept: Tensor,
+    low: f64,
+    high: f64,
+}
+
+impl Pieces {
+    /// parameters [2M]: M slopes, then M biases.
+    fn new(parameters: &[f64], low: f64, high: f64, device: Device, kind: Kind) -> Pieces {
+        let (slopes, biases) = parameters.split_at(parameters.len() / 2);
+        let slopes: Vec<f64> = slopes.iter().map(|&slope| slope.max(MIN_SLOPE)).collect();
+        Pieces {
+            slope: Tensor::from_slice(&slopes).to_kind(kind).to_device(device),
+            intercept: Tensor::from_slice(biases).to_kind(kind).to_device(device),
+            low,
+            high,
+        }
+    }
+
+    /// Slope and bias [N] of the interval each x [N] lies in; x outside the domain counts as its nearest end.
+    fn at(&self, x: &Tensor) -> (Tensor, Tensor) {
+        let intervals = self.slope.size()[0];
+        let scaled = (x - self.low) * (intervals as f64 / (self.high - self.low));
+        // NaN becomes some interval's line times NaN: it stays NaN, and the look-up stays in bounds.
+        let index = scaled.nan_to_num(0.0, None, None).floor().clamp(0.0, (intervals - 1) as f64).to_kind(Kind::Int64);
+        (self.slope.take(&index), self.intercept.take(&index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unified(theta: &[f64]) -> Unified {
+        Unified::new(theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Double)
+    }
+
+    fn weigh(loss: &Unified, p: f64) -> (f64, f64) {
+        let p = Tensor::from_slice(&[p]);
+        let (value, weight) = loss.weigh(&p, &-p.log());
+        (value.double_value(&[0]), weight.double_value(&[0]))
+    }
+
+    #[test]
+    fn intervals_are_closed_below_and_the_last_one_above() {
+        let pieces = Pieces::new(&[1.0, 2.0, 0.1, 0.2], -1.0, 1.0, Device::Cpu, Kind::Double);
+        let (slope, bias) = pieces.at(&Tensor::from_slice(&[-1.5, -1.0, -1e-9, 0.0, 1.0, 1.5, f64::NAN]));
+        assert_eq!(Vec::<f64>::try_from(slope).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+        assert_eq!(Vec::<f64>::try_from(bias).unwrap(), [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2]);
+    }
+
+    #[test]
+    fn weights_follow_the_stated_rule() {
+        let tau = |a: f64, b: f64| unified(&[1.0, 0.0, a, b]);
+        let (value, weight) = weigh(&tau(0.5, 0.25), 0.5);
+        assert!((value - -(0.5f64.ln())).abs() < 1e-12 && (weight - 0.5).abs() < 1e-12);
+        // a p + b <= a p / w_max, also where it is negative: w_max, and the value is floored
+        assert_eq!(weigh(&tau(1.0, -0.4), 0.5).1, 4.0);
+        let (value, weight) = weigh(&tau(1.0, -0.9), 0.5);
+        assert!((value - -(1e-6f64.ln())).abs() < 1e-12 && weight == 4.0);
+        // slopes are clamped, also negative ones
+        assert!((weigh(&tau(-3.0, 0.01), 0.5).1 - 0.005 / 0.015).abs() < 1e-12);
+        // softmax has weight 1 even where p underflows
+        assert_eq!(weigh(&tau(1.0, 0.0), 0.0).1, 1.0);
+    }
+
+    #[test]
+    fn normalised_weights_have_mean_one() {
+        let loss = Unified::new(&[1.0, 0.0, 1.0, 0.3], 4.0, TauWeights::Normalised, Device::Cpu, Kind::Double);
+        let p = Tensor::from_slice(&[0.1, 0.5, 0.9]);
+        let (_, weight) = loss.weigh(&p, &-p.log());
+        assert!((weight.mean(Kind::Double).double_value(&[]) - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,120 @@
+//! ResNet for 32 x 32 images (He et al. 2016, section 4.2): depth 6n + 2, stages of 16, 32, 64 channels, option A
+//! shortcuts. ResNet-20 has 269,722 parameters with the usual biased classifier; ours has no bias (AM-LFS
+//! equation 2: f_j = W_j^T x), hence 269,712.
+
+use tch::{Kind, Tensor};
+
+use super::Model;
+use super::layers::{BatchNorm, Convolution};
+use super::weights::{Init, Layout, Parameter, Weights};
+
+pub struct ResNetCifar {
+    stem: (Convolution, BatchNorm),
+    blocks: Vec<BasicBlock>,
+    classifier: Parameter,
+}
+
+struct BasicBlock {
+    first: (Convolution, BatchNorm),
+    second: (Convolution, BatchNorm),
+    /// Channels that the shortcut lacks; 0: the identity.
+    widened_by: i64,
+}
+
+impl ResNetCifar {
+    /// `depth` = 6n + 2. Names as in akamaster/pytorch_resnet_cifar10.
+    pub fn new(layout: &mut Layout, depth: usize, classes: usize) -> ResNetCifar {
+        let mut layer = |conv: &str, norm: &str, inputs: i64, outputs: i64, stride: i64| {
+            let convolution = Convolution::new(layout, conv, inputs, outputs, 3, stride);
+            (convolution, BatchNorm::new(layout, norm, outputs))
+        };
+        let stem = layer("conv1", "bn1", 3, 16, 1);
+        let mut blocks = Vec::new();
+        let mut inputs = 16;
+        for (stage, channels) in [16, 32, 64].into_iter().enumerate() {
+            for block in 0..(depth - 2) / 6 {
+                let stride = if channels == inputs { 1 } else { 2 };
+                let name = format!("layer{}.{block}", stage + 1);
+                blocks.push(BasicBlock {
+                    first: layer(&format!("{name}.conv1"), &format!("{name}.bn1"), inputs, channels, stride),
+                    second: layer(&format!("{name}.conv2"), &format!("{name}.bn2"), channels, channels, 1),
+                    widened_by: channels - inputs,
+                });
+                inputs = channels;
+            }
+        }
+        let classifier = layout.parameter("linear.weight", &[classes as i64, 64], Init::Kaiming, false);
+        ResNetCifar { stem, blocks, classifier }
+    }
+}
+
+impl Model for ResNetCifar {
+    fn embed(&self, weights: &Weights, images: &Tensor, train: bool) -> Tensor {
+        let apply = |(convolution, norm): &(Convolution, BatchNorm), x: &Tensor| {
+            norm.forward(weights, &convolution.forward(weights, x), train)
+        };
+        let mut x = apply(&self.stem, images).relu_();
+        for block in &self.blocks {
+            let y = apply(&block.second, &apply(&block.first, &x).relu_());
+            x = (y + block.shortcut(&x)).relu_();
+        }
+        x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+    }
+
+    fn classifier(&self) -> Parameter {
+        self.classifier
+    }
+}
+
+impl BasicBlock {
+    /// Option A: every second pixel, and zeros for the new channels, half of them on each side.
+    fn shortcut(&self, x: &Tensor) -> Tensor {
+        if self.widened_by == 0 {
+            return x.shallow_clone();
+        }
+        let side = self.widened_by / 2;
+        x.slice(2, None, None, 2).slice(3, None, None, 2).constant_pad_nd([0, 0, 0, 0, side, side])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn network(depth: usize) -> (ResNetCifar, Layout) {
+        let mut layout = Layout::default();
+        (ResNetCifar::new(&mut layout, depth, 10), layout)
+    }
+
+    #[test]
+    fn parameter_counts_are_the_published_ones_less_the_classifiers_bias() {
+        for (depth, published) in [(20, 269_722), (32, 464_154), (56, 853_018)] {
+            assert_eq!(network(depth).1.parameter_count(), published - 10);
+        }
+    }
+
+    #[test]
+    fn embeddings_have_64_dimensions_and_batch_statistics_change_the_buffers_only_in_training() {
+        let (model, layout) = network(8);
+        let weights = Weights::new(&layout, 1, Device::Cpu);
+        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let before = weights.flat_buffers.copy();
+        assert_eq!(model.embed(&weights, &images, false).size(), [4, 64]);
+        assert!(weights.flat_buffers.equal(&before));
+        let _ = model.embed(&weights, &images, true);
+        assert!(!weights.flat_buffers.equal(&before));
+    }
+
+    #[test]
+    fn bfloat16_is_close_to_f32() {
+        let (model, layout) = network(8);
+        let weights = Weights::new(&layout, 1, Device::Cpu);
+        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let full = model.embed(&weights, &images, false);
+        let half = model.embed(&weights, &images.to_kind(Kind::BFloat16), false);
+        assert_eq!(half.kind(), Kind::Float);
+        let error = f64::try_from((&full - half).norm() / full.norm()).unwrap();
+        assert!(error < 0.03, "relative error {error}");
+    }
+}

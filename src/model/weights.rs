@@ -1,0 +1,188 @@
+//! All parameters of a model in one contiguous f32 tensor, all buffers in a second one (docs/architecture.md).
+//! An optimiser step is then a few kernels for the whole network, a broadcast or a copy between devices one transfer.
+
+use rand_distr::{Distribution, Normal};
+use tch::{Device, Tensor, no_grad};
+
+use crate::rng::{Purpose, rng};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Constant(f64),
+    /// Normal(0, sqrt(2 / fan_in)) (He et al. 2015), fan_in = all dimensions but the first.
+    Kaiming,
+}
+
+/// A parameter's or buffer's place in `Weights`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameter(usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer(usize);
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// PyTorch's state-dict name.
+    pub name: String,
+    pub shape: Vec<i64>,
+    pub init: Init,
+    /// BatchNorm's parameters and biases, which recipes may exclude from weight decay.
+    pub norm_or_bias: bool,
+    /// First element in the flat tensor; set by `Layout::places`.
+    pub offset: usize,
+}
+
+impl Entry {
+    pub fn len(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+
+    /// Convolution weights lie in memory as [O, H, W, I], which is what channels_last convolutions want.
+    pub fn channels_last(&self) -> bool {
+        self.shape.len() == 4
+    }
+
+    /// The view of `flat` [P] that is this tensor.
+    fn view(&self, flat: &Tensor) -> Tensor {
+        let part = flat.narrow(0, self.offset as i64, self.len() as i64);
+        match self.shape[..] {
+            [o, i, h, w] => part.view([o, h, w, i]).permute([0, 3, 1, 2]),
+            _ => part.view(self.shape.as_slice()),
+        }
+    }
+}
+
+/// The tensors that a model wants: written by its constructor, in any order.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    parameters: Vec<Entry>,
+    buffers: Vec<Entry>,
+}
+
+impl Layout {
+    pub fn parameter(&mut self, name: &str, shape: &[i64], init: Init, norm_or_bias: bool) -> Parameter {
+        self.parameters.push(Entry { name: name.into(), shape: shape.into(), init, norm_or_bias, offset: 0 });
+        Parameter(self.parameters.len() - 1)
+    }
+
+    pub fn buffer(&mut self, name: &str, shape: &[i64], value: f64) -> Buffer {
+        let init = Init::Constant(value);
+        self.buffers.push(Entry { name: name.into(), shape: shape.into(), init, norm_or_bias: false, offset: 0 });
+        Buffer(self.buffers.len() - 1)
+    }
+
+    /// Gives every tensor its place, in the order of the names: the same for every process and every version of a
+    /// constructor. Returns the entries in the order of creation.
+    pub fn places(&self) -> (Vec<Entry>, Vec<Entry>) {
+        let place = |entries: &[Entry]| {
+            let mut entries = entries.to_vec();
+            let mut order: Vec<usize> = (0..entries.len()).collect();
+            order.sort_by(|&a, &b| entries[a].name.cmp(&entries[b].name));
+            let mut offset = 0;
+            for i in order {
+                entries[i].offset = offset;
+                offset += entries[i].len();
+            }
+            entries
+        };
+        (place(&self.parameters), place(&self.buffers))
+    }
+
+    /// Number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(Entry::len).sum()
+    }
+}
+
+/// One replica's numbers.
+pub struct Weights {
+    /// [P] f32: every parameter.
+    pub flat: Tensor,
+    /// [Q] f32: every buffer (BatchNorm's running statistics).
+    pub flat_buffers: Tensor,
+    /// Leaves that share memory with `flat` and collect gradients, in the order of creation.
+    parameters: Vec<Tensor>,
+    buffers: Vec<Tensor>,
+    /// Indices into `parameters` in the order of `flat`.
+    order: Vec<usize>,
+}
+
+impl Weights {
+    /// Initial weights: a function of the seed and the names alone.
+    pub fn new(layout: &Layout, seed: u64, device: Device) -> Weights {
+        let (parameters, buffers) = layout.places();
+        let fill = |entries: &[Entry]| {
+            let mut values = vec![0f32; entries.iter().map(Entry::len).sum()];
+            for entry in entries {
+                let part = &mut values[entry.offset..entry.offset + entry.len()];
+                let mut rng = rng(seed, Purpose::Weights, &[entry.offset as u64]);
+                match entry.init {
+                    Init::Constant(value) => part.fill(value as f32),
+                    Init::Kaiming => {
+                        let fan_in = entry.len() as f64 / entry.shape[0] as f64;
+                        let normal = Normal::new(0.0, (2.0 / fan_in).sqrt()).expect("a positive deviation");
+                        part.fill_with(|| normal.sample(&mut rng) as f32);
+                    }
+                }
+            }
+            Tensor::from_slice(&values).to_device(device)
+        };
+        let (flat, flat_buffers) = (fill(&parameters), fill(&buffers));
+        let mut order: Vec<usize> = (0..parameters.len()).collect();
+        order.sort_by_key(|&i| parameters[i].offset);
+        Weights {
+            parameters: parameters.iter().map(|entry| entry.view(&flat).detach().set_requires_grad(true)).collect(),
+            buffers: buffers.iter().map(|entry| entry.view(&flat_buffers)).collect(),
+            flat,
+            flat_buffers,
+            order,
+        }
+    }
+
+    pub fn parameter(&self, parameter: Parameter) -> &Tensor {
+        &self.parameters[parameter.0]
+    }
+
+    /// Every parameter, in the order of creation.
+    #[cfg(test)]
+    pub fn parameters(&self) -> &[Tensor] {
+        &self.parameters
+    }
+
+    pub fn buffer(&self, buffer: Buffer) -> &Tensor {
+        &self.buffers[buffer.0]
+    }
+
+    pub fn device(&self) -> Device {
+        self.flat.device()
+    }
+
+    /// Gradients of the scalar `loss` by every parameter but `given`, whose gradient is passed in, written to
+    /// `gradient` [P] in the order of `flat`.
+    pub fn backward(&self, loss: &Tensor, given: (Parameter, Tensor), gradient: &Tensor) {
+        let (known, known_gradient) = given;
+        let inputs: Vec<&Tensor> = self.order.iter().filter(|&&i| i != known.0).map(|&i| &self.parameters[i]).collect();
+        let mut computed = Tensor::run_backward(&[loss], &inputs, false, false).into_iter();
+        let mut known_gradient = Some(known_gradient);
+        no_grad(|| {
+            let pieces: Vec<Tensor> = self
+                .order
+                .iter()
+                .map(|&i| {
+                    let next = if i == known.0 { known_gradient.take() } else { computed.next() };
+                    let piece = next.expect("one gradient for each parameter");
+                    if piece.dim() == 4 { piece.permute([0, 2, 3, 1]).reshape(-1) } else { piece.reshape(-1) }
+                })
+                .collect();
+            let _ = Tensor::cat_out(gradient, &pieces, 0);
+        });
+    }
+
+    /// Takes over another replica's numbers.
+    pub fn copy_from(&mut self, other: &Weights) {
+        no_grad(|| {
+            self.flat.copy_(&other.flat);
+            self.flat_buffers.copy_(&other.flat_buffers);
+        });
+    }
+}

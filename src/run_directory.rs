@@ -1,0 +1,265 @@
+//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+
+use crate::checkpoint::{self, Checkpoint, RunInfo};
+use crate::config::Config;
+use crate::console::{self, EPOCH_HEADER, Summary, epoch_row};
+use crate::data::LabelChange;
+use crate::error::{Error, Result};
+use crate::search::{Journal, Progress};
+use crate::state::{EpochRecord, TensorSpec};
+use crate::stop::Stop;
+use crate::task::Observer;
+
+pub struct RunDirectory {
+    path: PathBuf,
+    keep: usize,
+}
+
+/// What a directory holds when a run starts in it.
+pub enum Found {
+    /// Nothing to continue.
+    Fresh,
+    /// The newest checkpoint.
+    Unfinished(Box<Checkpoint>),
+    /// final.h5 is there.
+    Finished,
+}
+
+impl RunDirectory {
+    pub fn new(path: &Path, keep: usize) -> RunDirectory {
+        RunDirectory { path: path.into(), keep }
+    }
+
+    /// Prepares the directory and finds what there is to continue. Errors: it can't be written; without `resume`, it
+    /// is not empty; with `resume`, its configuration or its newest checkpoint does not fit.
+    pub fn open(&self, config: &Config, resume: bool) -> Result<Found> {
+        fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
+        let mut entries = fs::read_dir(&self.path).map_err(|why| Error::file(&self.path, why))?;
+        if entries.next().is_some() {
+            if !resume {
+                let path = self.path.display();
+                return Err(Error::config(format!(
+                    "--out {path}: the directory is not empty; continue its run with --resume, or name another"
+                )));
+            }
+            self.check_config(config)?;
+        }
+        self.write("config.toml", config.to_toml().as_bytes())?;
+        console::log_to(&self.path.join("run.log"))?;
+        if self.final_file().exists() {
+            return Ok(Found::Finished);
+        }
+        let Some(newest) = checkpoint::newest(&self.path)? else { return Ok(Found::Fresh) };
+        let found = checkpoint::read(&newest)
+            .map_err(|why| Error::failed(format!("{why}; remove it to continue from the checkpoint before it")))?;
+        Ok(Found::Unfinished(Box::new(found)))
+    }
+
+    /// The directory's own config.toml must be this run's.
+    fn check_config(&self, config: &Config) -> Result<()> {
+        let path = self.path.join("config.toml");
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+        let theirs = Config::from_toml(&text).map_err(|why| Error::file(&path, why))?;
+        let differences = config.differences(&theirs);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "--resume: {} belongs to a run of another configuration: {}",
+            path.display(),
+            differences.join("; ")
+        )))
+    }
+
+    pub fn final_file(&self) -> PathBuf {
+        self.path.join("final.h5")
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which training labels were replaced, if any.
+    pub fn write_label_changes(&self, changes: &[LabelChange]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join("label-noise.csv");
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let rows: csv::Result<()> = changes.iter().try_for_each(|change| writer.serialize(change));
+        rows.map_err(|why| Error::file(&path, why))?;
+        self.write("label-noise.csv", &writer.into_inner().map_err(|why| Error::file(&path, why))?)
+    }
+
+    /// metrics.csv: a row per epoch. Written whole each time, so that it never disagrees with the checkpoint.
+    fn write_metrics(&self, history: &[EpochRecord]) -> Result<()> {
+        let path = self.path.join("metrics.csv");
+        let failed = |why: csv::Error| Error::file(&path, why);
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let names = "epoch learning_rate reward_min reward_mean reward_max best failed gradient_norm delta_norm train_loss \
+                     images_per_second seconds train_seconds validation_seconds wait_seconds exchange_seconds checkpoint_seconds";
+        let mu = history.first().map_or(0, |record| record.mu.len());
+        let header = names.split_whitespace().map(String::from).chain((0..mu).map(|i| format!("mu_{i}")));
+        writer.write_record(header).map_err(failed)?;
+        for (i, record) in history.iter().enumerate() {
+            let summary = Summary::of(record);
+            let whole = [(i + 1).to_string(), record.learning_rate.to_string()];
+            let rewards = [summary.reward_min, summary.reward_mean, summary.reward_max].map(|x| x.to_string());
+            let counts = [record.best.to_string(), summary.failed.to_string()];
+            let rest = [
+                record.gradient_norm,
+                record.delta_norm,
+                summary.train_loss,
+                record.images_per_second,
+                record.seconds,
+                summary.train_seconds,
+                summary.validation_seconds,
+                record.wait_seconds,
+                record.exchange_seconds,
+                record.checkpoint_seconds,
+            ];
+            let numbers = rest.iter().chain(&record.mu).map(f64::to_string);
+            writer.write_record(whole.into_iter().chain(rewards).chain(counts).chain(numbers)).map_err(failed)?;
+        }
+        self.write("metrics.csv", &writer.into_inner().map_err(|why| Error::file(&path, why))?)
+    }
+
+    /// Replaces a small file as a whole.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let temporary = self.path.join(format!("{name}.tmp"));
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|why| {
+            let _ = fs::remove_file(&temporary);
+            Error::file(&path, format!("can't be written: {why}"))
+        })
+    }
+}
+
+/// Rank 0's journal writes the run directory and the table; the other ranks' only listen for a stop.
+pub struct RunJournal<'a> {
+    directory: &'a RunDirectory,
+    info: RunInfo,
+    specs: Vec<TensorSpec>,
+    watch: Watch,
+    root: bool,
+    epochs: usize,
+    /// Epochs whose rows have been printed.
+    printed: usize,
+}
+
+struct Watch {
+    bar: ProgressBar,
+    stop: Stop,
+}
+
+impl Observer for Watch {
+    fn step(&mut self, _examples: usize) -> bool {
+        self.bar.inc(1);
+        !self.stop.requested()
+    }
+}
+
+impl<'a> RunJournal<'a> {
+    pub fn new(
+        directory: &'a RunDirectory,
+        info: RunInfo,
+        specs: Vec<TensorSpec>,
+        stop: Stop,
+        root: bool,
+        epochs: usize,
+    ) -> Self {
+        let watch = Watch { bar: ProgressBar::hidden(), stop };
+        RunJournal { directory, info, specs, watch, root, epochs, printed: 0 }
+    }
+
+    /// Prints the table's head and the epochs that a resumed run has done already.
+    pub fn start(&mut self, history: &[EpochRecord]) {
+        if self.root {
+            console::line(EPOCH_HEADER);
+            self.print_rows(history);
+        }
+    }
+
+    fn print_rows(&mut self, history: &[EpochRecord]) {
+        for (i, record) in history.iter().enumerate().skip(self.printed) {
+            console::line(&epoch_row(i + 1, record));
+        }
+        self.printed = history.len();
+    }
+
+    fn checkpoint(&self, progress: &Progress, test: Vec<(String, f64)>) -> Checkpoint {
+        Checkpoint {
+            info: self.info.clone(),
+            epoch: progress.epoch,
+            policy: progress.policy.clone(),
+            history: progress.history.clone(),
+            tensors: checkpoint::to_named(&progress.state, &self.specs),
+            test,
+        }
+    }
+
+    /// Writes final.h5 and takes the progress bar away.
+    pub fn finish(&self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
+        self.watch.bar.finish_and_clear();
+        checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test))
+    }
+
+    /// A STOP file has done its work when all ranks have stopped.
+    pub fn stopped(&self) {
+        self.watch.bar.finish_and_clear();
+        if self.root {
+            let _ = fs::remove_file(self.directory.path.join("STOP"));
+        }
+    }
+}
+
+impl Journal for RunJournal<'_> {
+    fn round(&mut self, epochs: std::ops::Range<usize>, steps: usize) {
+        // what is left, at this round's steps per epoch
+        let per_epoch = (steps / epochs.len().max(1)) as u64;
+        self.watch.bar = console::bar(per_epoch * self.epochs as u64, per_epoch * epochs.start as u64);
+        self.watch.bar.set_message(format!("epoch {} of {}", epochs.start + 1, self.epochs));
+    }
+
+    fn observer(&mut self) -> &mut dyn Observer {
+        &mut self.watch
+    }
+
+    fn save(&mut self, progress: &Progress) -> Result<f64> {
+        let start = Instant::now();
+        let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
+        checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
+        checkpoint::prune(&self.directory.path, &kept(&progress.history, self.directory.keep))?;
+        self.directory.write_metrics(&progress.history)?;
+        self.print_rows(&progress.history);
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn should_stop(&mut self, last_round_seconds: f64) -> bool {
+        self.watch.stop.requested()
+            || self.watch.stop.would_exceed(std::time::Duration::from_secs_f64(last_round_seconds))
+    }
+}
+
+/// Epochs whose checkpoints stay: the last `keep` exchanges and the one with the best reward.
+fn kept(history: &[EpochRecord], keep: usize) -> Vec<usize> {
+    let rewarded = history.iter().enumerate().filter(|(_, record)| record.best >= 0);
+    let exchanges: Vec<(usize, f64)> =
+        rewarded.map(|(i, record)| (i + 1, record.samples[record.best as usize].reward)).collect();
+    let best = exchanges.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best });
+    let last = exchanges.iter().rev().take(keep).copied();
+    last.chain(best).map(|(epoch, _)| epoch).collect()
+}

@@ -1,0 +1,52 @@
+//! What the search knows of a task. Classification is one implementation; a user's own task is another.
+
+mod classification;
+
+pub use classification::Classification;
+
+use crate::error::Result;
+use crate::state::TensorSpec;
+
+/// One sample's epoch of training, for `Task::train`.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch<'a> {
+    /// Epochs completed before this one.
+    pub epoch: usize,
+    /// The loss: theta_i [4M], or empty where the configuration fixes the loss.
+    pub theta: &'a [f64],
+    /// Data order and augmentation: equal streams see equal batches.
+    pub stream: u64,
+}
+
+pub trait Task {
+    /// Trains the current model for one epoch. Returns the mean training loss, not finite if training diverged;
+    /// `None` if the observer stopped it.
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>>;
+
+    /// Training examples and steps of one epoch.
+    fn examples(&self) -> usize;
+    fn steps(&self) -> usize;
+
+    /// The current model's reward on the validation split: higher is better; not finite if the model is broken.
+    fn reward(&mut self) -> Result<f64>;
+
+    /// Metrics of the current model on the test set, by name. Never a reward.
+    fn test(&mut self) -> Result<Vec<(String, f64)>>;
+
+    /// The tensors of the state vector: weights, buffers and optimiser state, one after the other.
+    fn specs(&self) -> &[TensorSpec];
+
+    /// Copies the state to or from a vector as long as `specs` span. What a task does next must depend on its state
+    /// and its arguments alone: this is what makes results independent of the number of ranks.
+    fn save(&mut self, state: &mut [f32]);
+    fn load(&mut self, state: &[f32]);
+
+    /// Learning rate of an epoch, for the record.
+    fn learning_rate(&self, epoch: usize) -> f64;
+}
+
+/// Watches training steps: draws progress and says when to stop.
+pub trait Observer {
+    /// After each training step over `examples` examples; false: stop now, the epoch will be discarded.
+    fn step(&mut self, examples: usize) -> bool;
+}

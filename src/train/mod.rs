@@ -1,0 +1,9 @@
+//! Training one sample model: replicas on the rank's devices, an optimiser on one flat buffer, a schedule.
+
+mod optimizer;
+mod replicas;
+mod trainer;
+
+pub use optimizer::Optimizer;
+pub use replicas::{Normalisation, Replicas};
+pub use trainer::{EpochPlan, Trainer, learning_rate};

@@ -1,0 +1,171 @@
+//! The one training loop: an epoch of one sample model, and the state that it carries from epoch to epoch.
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::config;
+use crate::data::Batch;
+use crate::loss::{Head, build};
+use crate::model::{Layout, Model};
+use crate::state::TensorSpec;
+use crate::task::Observer;
+
+use super::{Normalisation, Optimizer, Replicas};
+
+pub struct Trainer {
+    config: config::Config,
+    replicas: Replicas,
+    optimizer: Optimizer,
+    specs: Vec<TensorSpec>,
+}
+
+/// Which epoch it is, and how long an epoch is.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochPlan {
+    /// Epochs completed before this one.
+    pub epoch: usize,
+    pub steps: u64,
+}
+
+/// Multi-step schedule: the rate of epoch `epoch`, counted from 0.
+pub fn learning_rate(config: &config::Train, epoch: usize) -> f64 {
+    let passed = config.milestones.iter().filter(|&&milestone| milestone <= epoch).count();
+    config.learning_rate * config.gamma.powi(passed as i32)
+}
+
+impl Trainer {
+    pub fn new(
+        config: &config::Config,
+        model: Arc<dyn Model>,
+        layout: &Layout,
+        normalisation: Normalisation,
+        devices: &[Device],
+    ) -> Trainer {
+        let head = Head { kind: config.loss.head.expect("a resolved configuration"), scale: config.loss.scale };
+        let mut replicas =
+            Replicas::new(model, layout, head, config.train.precision, normalisation, config.run.seed, devices);
+        let optimizer = Optimizer::new(&config.train, layout, &replicas.main().0.flat);
+        Trainer { config: config.clone(), replicas, optimizer, specs: specs(layout, config.train.optimizer) }
+    }
+
+    /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [4M] (or the configured fixed loss).
+    /// Returns the mean loss over the examples, not finite if it or the weights have become so; `None` if the
+    /// observer stopped the epoch, which leaves the state in between.
+    pub fn epoch(
+        &mut self,
+        theta: &[f64],
+        batches: impl Iterator<Item = Batch>,
+        plan: EpochPlan,
+        observer: &mut dyn Observer,
+    ) -> Option<f64> {
+        let loss = &self.config.loss;
+        self.replicas.set_loss(|device| build(loss, theta, device, Kind::Float));
+        let rate = learning_rate(&self.config.train, plan.epoch);
+        let first_step = plan.epoch as u64 * plan.steps;
+        let mut total = Tensor::zeros([], (Kind::Double, self.replicas.devices()[0]));
+        let mut examples = 0;
+        for (i, batch) in batches.enumerate() {
+            let step = first_step + i as u64;
+            let size = batch.labels.size()[0];
+            total += self.replicas.gradient(&batch, step).to_kind(Kind::Double) * size;
+            let (weights, gradient) = self.replicas.main();
+            self.optimizer.step(&mut weights.flat, gradient, rate, step);
+            self.replicas.synchronise();
+            examples += size;
+            if !observer.step(size as usize) {
+                return None;
+            }
+        }
+        // the last step's update may have broken weights without a loss that shows it
+        let finite = self.replicas.main().0.flat.isfinite().all();
+        let finite = i64::try_from(finite).expect("a boolean") == 1;
+        let mean = f64::try_from(total).expect("a scalar") / examples as f64;
+        Some(if finite { mean } else { f64::NAN })
+    }
+
+    /// Share of examples whose largest logit is their label's, over all `batches`; NaN if a logit is not finite.
+    pub fn top1(&mut self, batches: impl Iterator<Item = Batch>) -> f64 {
+        let device = self.replicas.devices()[0];
+        let mut correct = Tensor::zeros([], (Kind::Int64, device));
+        let mut finite = Tensor::ones([], (Kind::Bool, device));
+        let mut examples = 0;
+        for batch in batches {
+            let logits = self.replicas.logits(&batch);
+            correct += logits.argmax(1, false).eq_tensor(&batch.labels.to_device(device)).sum(Kind::Int64);
+            finite = finite.logical_and(&logits.isfinite().all());
+            examples += batch.labels.size()[0];
+        }
+        let finite = i64::try_from(finite).expect("a boolean") == 1;
+        if finite { i64::try_from(correct).expect("a count") as f64 / examples as f64 } else { f64::NAN }
+    }
+
+    /// Where each named tensor lies in the state vector: parameters, buffers, optimiser state.
+    pub fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    /// Copies the state into `state`, of the length that `specs` span.
+    pub fn save(&mut self, state: &mut [f32]) {
+        let mut rest = state;
+        for tensor in self.state_tensors() {
+            let part = rest.split_off_mut(..tensor.numel()).expect("the state vector is as long as its specs");
+            tensor.to_device(Device::Cpu).copy_data(part, part.len());
+        }
+    }
+
+    /// Takes over a state that `save` wrote.
+    pub fn load(&mut self, state: &[f32]) {
+        let mut rest = state;
+        tch::no_grad(|| {
+            for tensor in self.state_tensors() {
+                let part = rest.split_off(..tensor.numel()).expect("the state vector is as long as its specs");
+                tensor.copy_(&Tensor::from_slice(part));
+            }
+        });
+        self.replicas.synchronise();
+    }
+
+    fn state_tensors(&mut self) -> Vec<&mut Tensor> {
+        let weights = self.replicas.main().0;
+        [&mut weights.flat, &mut weights.flat_buffers].into_iter().chain(self.optimizer.state()).collect()
+    }
+}
+
+fn specs(layout: &Layout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
+    let (parameters, buffers) = layout.places();
+    let mut specs = Vec::new();
+    let mut start = 0;
+    let mut add = |entries: &[crate::model::Entry], path: &dyn Fn(&str) -> String| {
+        for entry in entries {
+            specs.push(TensorSpec {
+                path: path(&entry.name),
+                shape: entry.shape.iter().map(|&n| n as usize).collect(),
+                offset: start + entry.offset,
+                channels_last: entry.channels_last(),
+            });
+        }
+        start += entries.iter().map(|entry| entry.len()).sum::<usize>();
+    };
+    add(&parameters, &|name| format!("model/{name}"));
+    add(&buffers, &|name| format!("model/{name}"));
+    for slot in Optimizer::slots(optimizer) {
+        add(&parameters, &|name| format!("optimizer/{name}/{slot}"));
+    }
+    specs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_falls_after_each_milestone() {
+        let mut config = config::Layers::new(Some("demo")).unwrap().resolve().unwrap().train;
+        config.milestones = vec![2, 4];
+        let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
+        for (rate, expected) in rates.iter().zip([0.1, 0.1, 0.01, 0.01, 0.001, 0.001]) {
+            assert!((rate - expected).abs() < 1e-12);
+        }
+    }
+}
