@@ -13,7 +13,13 @@ use crate::error::Result;
 /// Without a subcommand: search. Start it with mpirun or srun, one rank per sample model, for example
 /// mpirun -n 4 amlfs --preset cifar10 --data DIR --out runs/cifar10
 #[derive(Parser)]
-#[command(version, max_term_width = 110, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    version,
+    max_term_width = 110,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    args_override_self = true
+)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 usage, 75 stopped early with everything saved, 78 bad configuration, 101 panic."
 )]

@@ -1,6 +1,7 @@
 //! Message passing. MPI is used here and nowhere else. One rank without MPI runs the same path.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::collective::SystemOperation;
@@ -106,6 +107,24 @@ impl Comm {
             for chunk in values.chunks_mut(CHUNK) {
                 send(world.process_at_rank(root as i32), chunk);
             }
+        }
+    }
+
+    /// Whether all ranks call this within `limit`: then they can leave in order.
+    pub fn meet(&self, limit: Duration) -> bool {
+        let Some((_, world)) = &self.mpi else { return true };
+        let mut request = world.immediate_barrier();
+        let start = Instant::now();
+        loop {
+            request = match request.test() {
+                Ok(_) => return true,
+                Err(request) => request,
+            };
+            if start.elapsed() > limit {
+                std::mem::forget(request); // dropping an open request panics; the caller aborts
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The search, and `train`: the same with one fixed loss.
 
+use std::time::Duration;
+
 use tch::Device;
 
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
@@ -17,25 +19,21 @@ use crate::state::PolicyState;
 use crate::stop::Stop;
 use crate::task::{Classification, Task};
 
+/// How long a rank that failed waits for the others to have failed too, before it ends them.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 pub fn run(arguments: &RunArguments, loss: Option<LossName>) -> Result<()> {
     // What every rank can see by itself fails on all of them, before MPI; one says so.
     let (config, devices) = settings(arguments, loss).map_err(only_rank_0_speaks)?;
     let comm = Comm::world()?;
     let outcome = with_ranks(arguments, &config, &devices, &comm);
-    if let Err(Error::Failed(_)) = &outcome {
-        // Ranks that agreed are here too, but one that failed by itself must end the others.
-        let code = crate::process::report(outcome.as_ref().expect_err("just matched"));
-        end(&comm, code);
+    if let Err(error) = &outcome
+        && !comm.meet(PATIENCE)
+    {
+        let code = crate::process::report(error);
+        comm::abort_all(code);
     }
     outcome
-}
-
-/// Ends all ranks after a failure. Those that failed together leave in order; if the others do not come, they are
-/// in the middle of something and are aborted.
-fn end(comm: &Comm, code: i32) -> ! {
-    let _ = comm;
-    comm::abort_all(code);
-    std::process::exit(code)
 }
 
 fn only_rank_0_speaks(error: Error) -> Error {

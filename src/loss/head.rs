@@ -130,3 +130,206 @@ fn project_out(gradient: &mut Tensor, x: &Tensor, norm: &Tensor) {
     let dot = x.unsqueeze(1).bmm(&gradient.unsqueeze(2)).squeeze_dim(2);
     let _ = gradient.addcmul_(x, &-(dot / (norm * norm)));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::PI;
+
+    use rand::RngExt;
+    use tch::{Device, Kind};
+
+    use super::super::{Fixed, Space, Unified};
+    use super::*;
+    use crate::config::TauWeights;
+    use crate::rng::{Purpose, Rng, rng};
+
+    const KINDS: [HeadKind; 3] = [HeadKind::Plain, HeadKind::Weights, HeadKind::Normalised];
+    const EXAMPLES: i64 = 48;
+    const CLASSES: i64 = 20;
+
+    fn head(kind: HeadKind) -> Head {
+        Head { kind, scale: 12.0 }
+    }
+
+    /// (features, weights, labels), with cosines over the whole of [-1, 1].
+    fn inputs(seed: i64, kind: Kind) -> (Tensor, Tensor, Tensor) {
+        tch::manual_seed(seed);
+        let weights = Tensor::randn([CLASSES, 6], (Kind::Double, Device::Cpu));
+        let labels = Tensor::randint(CLASSES, [EXAMPLES], (Kind::Int64, Device::Cpu));
+        let near = Tensor::rand([EXAMPLES, 1], (Kind::Double, Device::Cpu)) * 3.0 - 1.5;
+        let noise = Tensor::randn([EXAMPLES, 6], (Kind::Double, Device::Cpu));
+        let features = weights.index_select(0, &labels) * near + noise;
+        (features.to_kind(kind), weights.to_kind(kind), labels)
+    }
+
+    /// The same loss in f64 by autograd alone: t of the target cosine, softmax, -log tau(p).
+    /// Returns (loss, d features, d weights).
+    fn reference(
+        head: Head,
+        (features, weights, labels): &(Tensor, Tensor, Tensor),
+        t: impl Fn(&Tensor) -> Tensor,
+        loss: impl Fn(&Tensor) -> Tensor,
+    ) -> [Tensor; 3] {
+        let x = features.to_kind(Kind::Double).detach().set_requires_grad(true);
+        let w = weights.to_kind(Kind::Double).detach().set_requires_grad(true);
+        let length = |x: &Tensor| (x * x).sum_dim_intlist(1, true, Kind::Double).sqrt();
+        let cosine = (&x / length(&x)).mm(&(&w / length(&w)).tr());
+        let s = match head.kind {
+            HeadKind::Plain => length(&x) * length(&w).tr(),
+            HeadKind::Weights => length(&x).expand([EXAMPLES, CLASSES], false),
+            HeadKind::Normalised => cosine.full_like(head.scale),
+        };
+        let is_target = labels.one_hot(CLASSES).to_kind(Kind::Bool);
+        let z = s * t(&cosine).where_self(&is_target, &cosine);
+        let p = z.softmax(1, Kind::Double).gather(1, &labels.unsqueeze(1), false);
+        let total = loss(&p).sum(Kind::Double) / EXAMPLES as f64;
+        total.backward();
+        [total.detach(), x.grad(), w.grad()]
+    }
+
+    fn assert_close(found: &HeadGradient, expected: &[Tensor; 3], tolerance: f64, what: &str) {
+        for (i, (found, expected)) in
+            [&found.loss, &found.features, &found.weights].into_iter().zip(expected).enumerate()
+        {
+            let error = (found.to_kind(Kind::Double) - expected).norm() / expected.norm();
+            let error = f64::try_from(error).unwrap();
+            assert!(error < tolerance, "{what}, output {i}: relative error {error}");
+        }
+    }
+
+    /// theta inside the clamps: slopes above the floor, tau above its floor, weights below w_max.
+    fn random_theta(rng: &mut Rng, intervals: usize) -> Vec<f64> {
+        let mut part = |low: f64, high: f64| (0..intervals).map(|_| rng.random_range(low..high)).collect::<Vec<f64>>();
+        [part(0.2, 2.0), part(-0.5, 0.5), part(0.2, 2.0), part(0.0, 0.6)].concat()
+    }
+
+    /// A piecewise-linear function of x, differentiable by autograd.
+    fn pieces(x: &Tensor, parameters: &[f64], low: f64, high: f64) -> Tensor {
+        let count = parameters.len() / 2;
+        let mut y = x.zeros_like();
+        for i in 0..count {
+            let edge = |i: usize| low + (high - low) * i as f64 / count as f64;
+            let above = if i == 0 { x.ones_like().to_kind(Kind::Bool) } else { x.ge(edge(i)) };
+            let below = if i + 1 == count { x.ones_like().to_kind(Kind::Bool) } else { x.lt(edge(i + 1)) };
+            let inside = above.logical_and(&below).to_kind(Kind::Double);
+            y += inside * (x * parameters[i] + parameters[count + i]);
+        }
+        y
+    }
+
+    #[test]
+    fn the_unified_loss_and_its_gradient_equal_f64_autograd() {
+        let mut rng = rng(11, Purpose::Theta, &[]);
+        for round in 0..12 {
+            let intervals = [1, 3, 6, 10][round % 4];
+            let theta = random_theta(&mut rng, intervals);
+            let (t, tau) = theta.split_at(2 * intervals);
+            for kind in KINDS {
+                for (precision, tolerance) in [(Kind::Float, 1e-5), (Kind::Double, 1e-12)] {
+                    let inputs = inputs(round as i64, precision);
+                    let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, precision);
+                    let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES, 0);
+                    let expected = reference(
+                        head(kind),
+                        &inputs,
+                        |c| pieces(c, t, -1.0, 1.0),
+                        |p| -pieces(p, tau, 0.0, 1.0).log(),
+                    );
+                    assert_close(&found, &expected, tolerance, &format!("{kind:?} {precision:?} round {round}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fixed_losses_and_their_gradients_equal_f64_autograd() {
+        let psi4 = |c: &Tensor| {
+            let theta = c.clamp(-1.0 + 1e-9, 1.0 - 1e-9).acos();
+            let k = (&theta * (4.0 / PI)).detach().floor();
+            let sign = -(k.remainder(2.0) * 2.0) + 1.0;
+            (theta * 4.0).cos() * sign - k * 2.0
+        };
+        let arc = |c: &Tensor| {
+            let moved = (c.clamp(-1.0 + 1e-9, 1.0 - 1e-9).acos() + 0.5).cos();
+            (c - 0.5 * 0.5f64.sin()).where_self(&c.lt(-(0.5f64.cos())), &moved)
+        };
+        let mixed = |c: &Tensor| (c * 5.0 + psi4(c)) / 6.0;
+        let cross_entropy = |p: &Tensor| -p.log();
+        let focal = |p: &Tensor| -(-p + 1.0).pow_tensor_scalar(2.0) * p.log();
+        type Function<'a> = &'a dyn Fn(&Tensor) -> Tensor;
+        let identity: Function = &|c| c.shallow_clone();
+        let cases: [(Fixed, Function, Function); 6] = [
+            (Fixed::Softmax, identity, &cross_entropy),
+            (Fixed::Focal { gamma: 2.0 }, identity, &focal),
+            (Fixed::AmSoftmax { m: 0.35 }, &|c| c - 0.35, &cross_entropy),
+            (Fixed::LSoftmax { m: 4 }, &psi4, &cross_entropy),
+            (Fixed::ASoftmax { m: 4 }, &mixed, &cross_entropy),
+            (Fixed::ArcFace { m: 0.5 }, &arc, &cross_entropy),
+        ];
+        for (loss, t, value) in cases {
+            for kind in KINDS {
+                let inputs = inputs(5, Kind::Double);
+                let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES, 1_000_000);
+                assert_close(&found, &reference(head(kind), &inputs, t, value), 1e-8, &format!("{loss:?} {kind:?}"));
+            }
+        }
+    }
+
+    fn bits(gradient: &HeadGradient) -> Vec<u32> {
+        [&gradient.loss, &gradient.features, &gradient.weights]
+            .into_iter()
+            .flat_map(|tensor| Vec::<f32>::try_from(tensor.reshape(-1)).unwrap())
+            .map(f32::to_bits)
+            .collect()
+    }
+
+    #[test]
+    fn mu_0_is_softmax_and_a_shifted_t_is_am_softmax_to_the_last_bit() {
+        let mut am_softmax = Space { intervals: 6 }.identity();
+        am_softmax[6..12].fill(-0.35);
+        for (theta, fixed) in
+            [(Space { intervals: 6 }.identity(), Fixed::Softmax), (am_softmax, Fixed::AmSoftmax { m: 0.35 })]
+        {
+            let unified = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+            for kind in KINDS {
+                let (x, w, y) = inputs(3, Kind::Float);
+                let gradient = |loss: &dyn Loss| bits(&head(kind).gradient(loss, &x, &w, &y, EXAMPLES, 0));
+                assert!(gradient(&unified) == gradient(&fixed), "{fixed:?} {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_theta_and_every_feature_gives_finite_gradients() {
+        let mut rng = rng(12, Purpose::Theta, &[]);
+        for round in 0..40 {
+            let theta: Vec<f64> = (0..24).map(|_| rng.random_range(-30.0..30.0)).collect();
+            let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+            for kind in KINDS {
+                let (x, w, y) = inputs(round, Kind::Float);
+                for scale in [0.0, 1e-3, 1.0, 100.0] {
+                    let found = head(kind).gradient(&loss, &(&x * scale), &w, &y, EXAMPLES, 0);
+                    for tensor in [&found.loss, &found.features, &found.weights] {
+                        assert_eq!(i64::try_from(tensor.isfinite().all()).unwrap(), 1, "{kind:?}, scale {scale}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_batch_add_up_to_the_batch() {
+        let (x, w, y) = inputs(9, Kind::Double);
+        let loss = Fixed::AmSoftmax { m: 0.2 };
+        for kind in KINDS {
+            let whole = head(kind).gradient(&loss, &x, &w, &y, EXAMPLES, 0);
+            let part = |start: i64, count: i64| {
+                let rows = |tensor: &Tensor| tensor.narrow(0, start, count);
+                head(kind).gradient(&loss, &rows(&x), &w, &rows(&y), EXAMPLES, 0)
+            };
+            let (a, b) = (part(0, 20), part(20, EXAMPLES - 20));
+            let expected = [a.loss + b.loss, Tensor::cat(&[a.features, b.features], 0), a.weights + b.weights];
+            assert_close(&whole, &expected, 1e-12, "parts");
+        }
+    }
+}

@@ -50,9 +50,9 @@ impl Loss for Unified {
             TauWeights::Raw => weight,
             TauWeights::Normalised => &weight / weight.mean(weight.kind()).clamp_min(MIN_TAU),
         };
-        // With b = 0 the value is nll - log a, which for a = 1 is cross-entropy to the last bit.
+        // With b = 0 the value is nll - log a, finite without a floor, and for a = 1 cross-entropy to the last bit.
         let value = -(&a * p + &b).clamp_min(MIN_TAU).log();
-        let value = (nll - a.log()).where_self(&b.eq(0.0), &value).clamp_max(-MIN_TAU.ln());
+        let value = (nll - a.log()).where_self(&b.eq(0.0), &value);
         (value, weight)
     }
 }
@@ -106,8 +106,8 @@ mod tests {
     fn intervals_are_closed_below_and_the_last_one_above() {
         let pieces = Pieces::new(&[1.0, 2.0, 0.1, 0.2], -1.0, 1.0, Device::Cpu, Kind::Double);
         let (slope, bias) = pieces.at(&Tensor::from_slice(&[-1.5, -1.0, -1e-9, 0.0, 1.0, 1.5, f64::NAN]));
-        assert_eq!(Vec::<f64>::try_from(slope).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
-        assert_eq!(Vec::<f64>::try_from(bias).unwrap(), [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2]);
+        assert_eq!(Vec::<f64>::try_from(slope).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 1.0]);
+        assert_eq!(Vec::<f64>::try_from(bias).unwrap(), [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.1]);
     }
 
     #[test]

@@ -241,7 +241,7 @@ mod tests {
         let (model, layout) = plain();
         let mut ours = replicas(1);
         let batch = batch(6);
-        ours.gradient(&batch, 0);
+        let _ = ours.gradient(&batch, 0);
         // the same loss, ArcFace by its formula, through autograd alone
         let weights = Weights::new(&layout, 3, Device::Cpu);
         let images = ((batch.images.to_kind(Kind::Float) - 128.0) / 64.0).permute([0, 3, 1, 2]);

@@ -1,0 +1,205 @@
+//! Each mistake gives one sentence that names it, the documented exit code, on all ranks, within seconds, and loses
+//! nothing.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use amlfs::checkpoint;
+use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, mpirun_program, text};
+
+fn search(ranks: usize, settings: &[&str]) -> Output {
+    finish(&mut mpirun(ranks, &[SMALL, settings].concat()))
+}
+
+/// The error lines of the program itself; mpirun adds its own.
+fn errors(output: &Output) -> Vec<String> {
+    text(output)
+        .lines()
+        .filter(|line| line.starts_with("amlfs:") && line.contains("error: "))
+        .map(String::from)
+        .collect()
+}
+
+fn assert_error(output: &Output, code: i32, what: &str) {
+    assert_code(output, code);
+    let errors = errors(output);
+    assert_eq!(errors.len(), 1, "one sentence: {}", text(output));
+    assert!(errors[0].contains(what), "'{}' lacks '{what}'", errors[0]);
+}
+
+fn out(directory: &Path) -> String {
+    format!("--out={}", directory.join("run").display())
+}
+
+#[test]
+fn settings_that_can_not_be_end_with_78_on_two_ranks() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = out(directory.path());
+    let toml = directory.path().join("bad.toml");
+    std::fs::write(&toml, "[search]\nsimga = 0.2\n").unwrap();
+    let config = format!("--config={}", toml.display());
+    let cases: &[(&[&str], &str)] = &[
+        (&["--preset=nonsense"], "--preset nonsense: there is no such preset; known: cifar10, demo"),
+        (&["--set=search.sigma=-1"], "search.sigma = -1 (--set search.sigma=-1): must be above 0"),
+        (&["--set=nonsense"], "expected KEY=VALUE"),
+        (&["--set=train.nonsense=1"], "unknown field `nonsense`"),
+        (&["--set=train.epochs=1.5"], "train.epochs = 1.5"),
+        (&[&config], "search.simga"),
+        (&["--config=/nowhere.toml"], "--config /nowhere.toml: can't be read"),
+        (&["--samples=1", "--policy=reinforce"], "search.samples = 1: fewer than the 2 MPI ranks"),
+        (&["--device=cuda"], "run.device = \"cuda\": "),
+        (&["--set=loss.name=softmax"], "amlfs train --loss NAME"),
+        (&["--set=data.kind=cifar10"], "data.path"),
+    ];
+    for (settings, what) in cases {
+        let output = search(2, &[*settings, &[&out]].concat());
+        if *what == "run.device = \"cuda\": " && output.status.success() {
+            println!("skipped: this machine has CUDA");
+            continue;
+        }
+        println!("{settings:?}");
+        assert_error(&output, 78, what);
+    }
+    let named = text(&search(1, &[&config, &out]));
+    assert!(named.contains(&toml.display().to_string()), "the file is named: {named}");
+    assert!(!directory.path().join("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    assert_code(&search(2, &["--nonsense"]), 2);
+    assert_code(&finish(Command::new(AMLFS).arg("--preset=demo")), 2);
+    assert_code(&finish(Command::new(AMLFS).args(["train", "--loss=nonsense", "--out=x"])), 2);
+}
+
+#[test]
+fn bad_cifar_files_end_with_1_and_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let settings = [
+        "--set=data.kind=cifar10".into(),
+        format!("--data={}", data.display()),
+        out(directory.path()),
+        "--resume".into(),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    assert_error(&search(2, &settings), 1, "data_batch_1.bin: can't be opened: No such file");
+    for i in 1..=5 {
+        std::fs::write(data.join(format!("data_batch_{i}.bin")), vec![i; 3073 * 40]).unwrap();
+    }
+    std::fs::write(data.join("test_batch.bin"), vec![0; 3000]).unwrap();
+    assert_error(
+        &search(2, &settings),
+        1,
+        "test_batch.bin: 3000 bytes are no whole number of 3073-byte CIFAR-10 records",
+    );
+    std::fs::write(data.join("test_batch.bin"), vec![77; 3073]).unwrap();
+    assert_error(&search(2, &settings), 1, "test_batch.bin: record 0 has label 77");
+}
+
+#[test]
+fn a_run_directory_is_protected_and_damaged_checkpoints_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
+    let out = out(directory.path());
+    assert_code(&search(2, &[&out]), 0);
+    let finished = final_without_timings(&run);
+
+    assert_error(&search(2, &[&out]), 78, "the directory is not empty; continue its run with --resume");
+    let other = search(2, &[&out, "--resume", "--set=search.sigma=0.7"]);
+    assert_error(&other, 78, "search.sigma is 0.2 there and 0.7 here");
+    assert_same(&finished, &final_without_timings(&run));
+
+    // back to the state after epoch 2, then damage its checkpoint in several ways
+    std::fs::remove_file(run.join("final.h5")).unwrap();
+    std::fs::remove_file(run.join("epoch-0003.h5")).unwrap();
+    let file = run.join("epoch-0002.h5");
+    let whole = std::fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    for (bytes, what) in [
+        (&whole[..whole.len() / 2], "truncated"),
+        (&flipped[..], "damaged"),
+        (&b"something else altogether"[..], "not an HDF5 file"),
+        (&[][..], "epoch-0002.h5"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let output = search(2, &[&out, "--resume"]);
+        assert_error(&output, 1, what);
+        assert!(text(&output).contains("epoch-0002.h5"));
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "it is left as it is");
+        for command in ["inspect", "evaluate"] {
+            assert_error(&finish(Command::new(AMLFS).arg(command).arg(&file)), 1, what);
+        }
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_code(&search(2, &[&out, "--resume"]), 0);
+    assert_same(&finished, &final_without_timings(&run));
+}
+
+#[test]
+fn a_run_directory_that_can_not_be_written_ends_with_1() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("run"), "a file").unwrap();
+    assert_error(&search(2, &[&out(directory.path())]), 1, "run: can't be created");
+    assert_error(&search(2, &["--out=/proc/run"]), 1, "/proc/run: can't be created");
+}
+
+#[test]
+fn a_full_disk_ends_with_1_and_keeps_the_last_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1300k", "tmpfs"]).arg(&disk).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no permission to mount a small tmpfs");
+        return;
+    }
+    // a checkpoint of ResNet-8 takes 0.65 MB: the second or third does not fit
+    let settings = [out(&disk), "--set=run.keep=3".into()];
+    let output = search(2, &settings.each_ref().map(String::as_str));
+    let newest = checkpoint::newest(&disk.join("run")).unwrap();
+    let readable = newest.as_ref().map(|file| checkpoint::read(file));
+    let leftovers = std::fs::read_dir(disk.join("run"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
+    let leftovers = leftovers.count();
+    Command::new("umount").arg(&disk).status().unwrap();
+    assert_error(&output, 1, "No space left on device");
+    assert!(readable.is_some_and(|read| read.is_ok()), "the checkpoint before is whole: {newest:?}");
+    assert_eq!(leftovers, 0, "no temporary file is left");
+}
+
+#[test]
+fn tasks_that_are_alone_in_mpi_are_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    // what mpirun of another MPI leaves in the environment
+    let mut command = Command::new(AMLFS);
+    command.args(SMALL).arg(out(directory.path())).env("MV2_COMM_WORLD_SIZE", "2");
+    assert_error(&finish(&mut command), 1, "the launcher started 2 tasks (MV2_COMM_WORLD_SIZE)");
+}
+
+#[test]
+fn a_panic_on_one_rank_ends_all_with_101() {
+    // this test binary, started again under mpirun, is the program that panics
+    let mut command = mpirun_program(2, &std::env::current_exe().unwrap());
+    command.args(["--exact", "panicking_rank", "--nocapture"]).env("AMLFS_TEST_PANIC", "1");
+    let output = finish(&mut command);
+    assert_code(&output, 101);
+    assert!(text(&output).contains("rank 1 panics on purpose"));
+}
+
+/// Not a test by itself: what `a_panic_on_one_rank_ends_all_with_101` starts.
+#[test]
+fn panicking_rank() {
+    if std::env::var_os("AMLFS_TEST_PANIC").is_none() {
+        return;
+    }
+    amlfs::process::end_all_ranks_on_panic();
+    let comm = amlfs::comm::Comm::world().unwrap();
+    assert!(comm.rank() != 1, "rank 1 panics on purpose");
+    comm.barrier(); // for ever, were it not ended
+}

@@ -1,0 +1,160 @@
+//! Headline test: the same bits after kill -9 and resume; and stopping early on request.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use amlfs::checkpoint;
+use amlfs::rng::{Purpose, rng};
+use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, text, wait};
+
+fn arguments(out: &Path) -> Vec<String> {
+    let own = [format!("--out={}", out.display()), "--resume".into(), "--epochs=6".into()];
+    SMALL
+        .iter()
+        .map(|argument| argument.to_string())
+        .filter(|argument| !argument.starts_with("--epochs"))
+        .chain(own)
+        .collect()
+}
+
+fn run(ranks: usize, out: &Path) -> Command {
+    let arguments = arguments(out);
+    mpirun(ranks, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Process ids of the program's ranks that work in `out`.
+fn ranks_in(out: &Path) -> Vec<i32> {
+    let out = format!("--out={}", out.display());
+    let processes =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    processes
+        .filter(|pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|&byte| byte == 0).collect();
+            words[0].ends_with(b"amlfs") && words.contains(&out.as_bytes())
+        })
+        .collect()
+}
+
+fn assert_nothing_left(out: &Path) {
+    let start = Instant::now();
+    while !ranks_in(out).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(20), "ranks are left hanging");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_bits() {
+    let directory = tempfile::tempdir().unwrap();
+    let straight = directory.path().join("straight");
+    let start = Instant::now();
+    assert_code(&finish(&mut run(2, &straight)), 0);
+    let duration = start.elapsed();
+
+    let killed = directory.path().join("killed");
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    println!("seed {seed}");
+    let mut rng = rng(seed, Purpose::Order, &[]);
+    let mut kills = 0;
+    while kills < 10 {
+        let mut child = run(2, &killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(duration.mul_f64(rng.random_range(0.02..0.5)));
+        let ranks = ranks_in(&killed);
+        if !ranks.is_empty() {
+            let victim = ranks[rng.random_range(0..ranks.len())];
+            // SAFETY: a signal to a process of this test's own
+            unsafe { libc::kill(victim, libc::SIGKILL) };
+            kills += 1;
+        }
+        if child.try_wait().unwrap().is_some_and(|status| status.success()) {
+            // it was faster than the test: begin again
+            std::fs::remove_dir_all(&killed).unwrap();
+            continue;
+        }
+        wait(child, Duration::from_secs(60));
+        assert_nothing_left(&killed);
+        if checkpoint::newest(&killed).unwrap().is_some_and(|file| file.ends_with("epoch-0006.h5")) && kills < 10 {
+            std::fs::remove_dir_all(&killed).unwrap(); // complete: kill some more in a new run
+        }
+    }
+    assert_code(&finish(&mut run(2, &killed)), 0);
+    assert_same(&final_without_timings(&straight), &final_without_timings(&killed));
+}
+
+#[test]
+fn signals_a_stop_file_and_the_time_budget_end_with_75_and_resume_to_the_same_bits() {
+    let directory = tempfile::tempdir().unwrap();
+    let straight = directory.path().join("straight");
+    assert_code(&finish(&mut run(1, &straight)), 0);
+
+    let stopped = directory.path().join("stopped");
+    // USR1 to mpirun is forwarded to the ranks
+    let child = run(2, &stopped).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_checkpoint(&stopped, 1);
+    // SAFETY: a signal to this test's own child
+    unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
+    let output = wait(child, Duration::from_secs(60));
+    assert_code(&output, 75);
+    assert!(text(&output).contains("is saved"), "{}", text(&output));
+    assert_nothing_left(&stopped);
+
+    let child = run(2, &stopped).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_checkpoint(&stopped, 2);
+    std::fs::write(stopped.join("STOP"), "").unwrap();
+    assert_code(&wait(child, Duration::from_secs(60)), 75);
+    assert!(!stopped.join("STOP").exists(), "a STOP file works once");
+
+    let output = finish(run(2, &stopped).arg("--max-hours=1e-9"));
+    assert_code(&output, 75);
+
+    assert_code(&finish(&mut run(2, &stopped)), 0);
+    assert_same(&final_without_timings(&straight), &final_without_timings(&stopped));
+    let again = finish(&mut run(2, &stopped));
+    assert_code(&again, 0);
+    assert!(text(&again).contains("the run is complete"));
+}
+
+fn wait_for_checkpoint(out: &Path, epoch: usize) {
+    let start = Instant::now();
+    while checkpoint::newest(out).unwrap().is_none_or(|file| file < checkpoint::epoch_file(out, epoch)) {
+        assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint of epoch {epoch}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_run_may_be_resumed_with_another_number_of_ranks() {
+    let directory = tempfile::tempdir().unwrap();
+    let (straight, moved) = (directory.path().join("straight"), directory.path().join("moved"));
+    assert_code(&finish(&mut run(1, &straight)), 0);
+    let child = run(4, &moved).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_checkpoint(&moved, 2);
+    // SAFETY: a signal to this test's own child
+    unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
+    wait(child, Duration::from_secs(60));
+    assert_code(&finish(&mut run(3, &moved)), 0);
+    assert_same(&final_without_timings(&straight), &final_without_timings(&moved));
+}
+
+#[test]
+fn evaluate_repeats_the_test_result_of_the_final_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_code(&finish(&mut run(2, directory.path())), 0);
+    let file = directory.path().join("final.h5");
+    let expected = checkpoint::read(&file).unwrap().test;
+    let output = finish(Command::new(AMLFS).args(["evaluate", "--json"]).arg(&file));
+    assert_code(&output, 0);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (name, value) in expected {
+        assert_eq!(found[&name].as_f64().unwrap(), value);
+    }
+    let output = finish(Command::new(AMLFS).args(["inspect", "--json"]).arg(&file));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["history"].as_array().unwrap().len(), 6);
+}

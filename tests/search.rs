@@ -1,0 +1,243 @@
+//! Algorithm 1 with one rank, a task made of numbers and no files.
+
+use std::collections::HashSet;
+
+use amlfs::comm::Comm;
+use amlfs::config::{Config, Layers};
+use amlfs::error::{Error, Result};
+use amlfs::loss::Space;
+use amlfs::policy::Policy;
+use amlfs::search::{self, Journal, Progress};
+use amlfs::state::{Status, TensorSpec};
+use amlfs::task::{Epoch, Observer, Task};
+
+/// A model of two numbers: the sum of everything its thetas earned, and how many epochs it trained.
+struct Earnings {
+    state: [f32; 2],
+    specs: Vec<TensorSpec>,
+    /// The theta of the last epoch.
+    theta: Vec<f64>,
+    /// (epoch, first component of theta) of training runs that diverge.
+    broken: Box<dyn Fn(usize, &[f64]) -> bool>,
+    trained: Vec<(usize, u64)>,
+}
+
+fn target() -> Vec<f64> {
+    vec![1.4, 0.3, 0.8, -0.3]
+}
+
+impl Earnings {
+    fn new() -> Earnings {
+        let specs = ["model/earned", "model/epochs"].into_iter().enumerate();
+        let specs =
+            specs.map(|(offset, path)| TensorSpec { path: path.into(), shape: vec![1], offset, channels_last: false });
+        Earnings {
+            state: [0.0; 2],
+            specs: specs.collect(),
+            theta: vec![],
+            broken: Box::new(|_, _| false),
+            trained: vec![],
+        }
+    }
+}
+
+impl Task for Earnings {
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+        self.theta = epoch.theta.to_vec();
+        self.trained.push((epoch.epoch, epoch.stream));
+        if !observer.step(1) {
+            return Ok(None);
+        }
+        let distance: f64 = epoch.theta.iter().zip(target()).map(|(x, target)| (x - target).powi(2)).sum();
+        self.state[0] -= distance as f32;
+        self.state[1] += 1.0;
+        Ok(Some(if (self.broken)(epoch.epoch, epoch.theta) { f64::NAN } else { distance }))
+    }
+    fn examples(&self) -> usize {
+        1
+    }
+    fn steps(&self) -> usize {
+        1
+    }
+    fn reward(&mut self) -> Result<f64> {
+        Ok(self.state[0] as f64)
+    }
+    fn test(&mut self) -> Result<Vec<(String, f64)>> {
+        Ok(vec![])
+    }
+    fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+    fn save(&mut self, state: &mut [f32]) {
+        state.copy_from_slice(&self.state);
+    }
+    fn load(&mut self, state: &[f32]) {
+        self.state.copy_from_slice(state);
+    }
+    fn learning_rate(&self, _epoch: usize) -> f64 {
+        0.1
+    }
+}
+
+/// Keeps the last progress; stops in the given training step or before the given epoch.
+#[derive(Default)]
+struct Memory {
+    saved: Option<Progress>,
+    steps: usize,
+    interrupt_at_step: Option<usize>,
+    stop_after_epoch: Option<usize>,
+}
+
+impl Observer for Memory {
+    fn step(&mut self, _examples: usize) -> bool {
+        self.steps += 1;
+        self.interrupt_at_step != Some(self.steps)
+    }
+}
+
+impl Journal for Memory {
+    fn round(&mut self, _epochs: std::ops::Range<usize>, _steps: usize) {}
+    fn observer(&mut self) -> &mut dyn Observer {
+        self
+    }
+    fn save(&mut self, progress: &Progress) -> Result<f64> {
+        self.saved = Some(copy(progress));
+        Ok(0.0)
+    }
+    fn should_stop(&mut self, _last_round_seconds: f64) -> bool {
+        self.stop_after_epoch.is_some_and(|epoch| self.saved.as_ref().unwrap().epoch >= epoch)
+    }
+}
+
+fn copy(progress: &Progress) -> Progress {
+    Progress {
+        epoch: progress.epoch,
+        policy: progress.policy.clone(),
+        history: progress.history.clone(),
+        state: progress.state.clone(),
+    }
+}
+
+fn config(settings: &[&str]) -> Config {
+    let mut layers = Layers::new(Some("demo")).unwrap();
+    for setting in ["search.intervals=1", "search.policy=reinforce", "train.epochs=6"].iter().chain(settings) {
+        layers.set_text(setting).unwrap();
+    }
+    layers.resolve().unwrap()
+}
+
+fn run(config: &Config, task: &mut Earnings, journal: &mut Memory, from: Option<Progress>) -> Result<Progress> {
+    let space = Space { intervals: config.search.intervals };
+    let sigma = space.sigma(config.search.sigma, config.search.transforms);
+    let mut policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
+    let fresh = Progress { epoch: 0, policy: policy.state().clone(), history: vec![], state: vec![0.0; 2] };
+    search::run(config, &Comm::single(), task, &mut policy, journal, from.unwrap_or(fresh))
+}
+
+#[test]
+fn the_best_samples_model_goes_on_and_mu_moves_towards_the_reward() {
+    let config = config(&["train.epochs=200", "search.samples=16"]);
+    let mut task = Earnings::new();
+    let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
+    assert_eq!(progress.history.len(), 200);
+    assert_eq!(task.state[..], progress.state[..], "the task holds the final model");
+    assert_eq!(progress.state[1], 200.0, "every epoch went on from one model");
+    let earned: f64 = progress.history.iter().map(|record| -record.samples[record.best as usize].train_loss).sum();
+    assert!((progress.state[0] as f64 - earned).abs() < 1e-3, "it is the best samples' chain");
+    for record in &progress.history {
+        let best = record.samples[record.best as usize].reward;
+        assert!(record.samples.iter().all(|sample| sample.reward <= best && sample.status == Status::Ok));
+        assert!(record.delta_norm > 0.0 && record.gradient_norm > 0.0);
+    }
+    let distance = |mu: &[f64]| mu.iter().zip(target()).map(|(x, target)| (x - target).powi(2)).sum::<f64>();
+    let (start, end) = (distance(&progress.history[0].mu), distance(&progress.policy.mu));
+    assert!(end < 0.1 * start, "squared distance of mu to the target: {start} -> {end}");
+}
+
+#[test]
+fn a_failed_sample_is_left_out_and_never_best_and_the_run_goes_on() {
+    let config = config(&["search.samples=4"]);
+    let mut task = Earnings::new();
+    task.broken = Box::new(|epoch, theta| epoch == 2 && theta[0] > 1.0);
+    let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
+    let record = &progress.history[2];
+    let failed: Vec<_> = record.samples.iter().filter(|sample| sample.status == Status::Failed).collect();
+    assert!(!failed.is_empty() && failed.len() < 4, "the seed gives both kinds");
+    let lowest = record.samples.iter().map(|sample| sample.advantage).fold(f64::INFINITY, f64::min);
+    assert!(failed.iter().all(|sample| sample.reward.is_nan() && sample.advantage == lowest));
+    assert_eq!(record.samples[record.best as usize].status, Status::Ok);
+    assert_eq!(progress.history.len(), 6);
+}
+
+#[test]
+fn if_every_sample_fails_the_run_ends_with_an_error_and_the_last_progress_stands() {
+    let config = config(&[]);
+    let mut task = Earnings::new();
+    task.broken = Box::new(|epoch, _| epoch == 3);
+    let mut journal = Memory::default();
+    let error = run(&config, &mut task, &mut journal, None).err().unwrap();
+    assert!(matches!(&error, Error::Failed(text) if text.contains("epoch 4 every sample failed")), "{error}");
+    assert_eq!(journal.saved.unwrap().epoch, 3);
+}
+
+#[test]
+fn warm_up_trains_one_sample_with_mu_and_does_not_update() {
+    let config = config(&["search.warmup_epochs=2"]);
+    let mut task = Earnings::new();
+    let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
+    let identity = Space { intervals: 1 }.identity();
+    for record in &progress.history[..2] {
+        assert_eq!((record.best, record.delta_norm), (0, 0.0));
+        assert_eq!(record.samples[0].theta, identity);
+        assert!(record.samples[1..].iter().all(|sample| sample.status == Status::NotMeasured));
+    }
+    assert_eq!(progress.history[2].mu, identity);
+    assert_ne!(progress.history[3].mu, identity);
+    assert_eq!(task.trained.len(), 2 + 4 * 4);
+}
+
+#[test]
+fn a_round_of_several_epochs_has_one_exchange_and_history_counts_epochs() {
+    let config = config(&["search.round_epochs=4", "search.samples=2"]);
+    let mut task = Earnings::new();
+    let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
+    let best: Vec<bool> = progress.history.iter().map(|record| record.best >= 0).collect();
+    assert_eq!(best, [false, false, false, true, false, true], "4 epochs, then the 2 that are left");
+    assert!(
+        progress.history[0].samples.iter().all(|sample| sample.status == Status::NotMeasured && sample.reward.is_nan())
+    );
+    assert_eq!(progress.history[0].samples[1].theta, progress.history[3].samples[1].theta);
+    assert_ne!(progress.history[3].samples[1].theta, progress.history[4].samples[1].theta);
+    assert_eq!(progress.state[1], 6.0);
+}
+
+#[test]
+fn stopping_anywhere_and_going_on_gives_the_same_bits() {
+    let config = config(&[]);
+    let straight = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    let same = |progress: &Progress| {
+        progress.state == straight.state
+            && progress.policy == straight.policy
+            && progress.history.iter().zip(&straight.history).all(|(a, b)| a.mu == b.mu && a.best == b.best)
+    };
+    for step in 1..=24 {
+        let mut journal = Memory { interrupt_at_step: Some(step), ..Memory::default() };
+        let error = run(&config, &mut Earnings::new(), &mut journal, None).err().unwrap();
+        assert!(matches!(error, Error::Stopped(_)));
+        let resumed = run(&config, &mut Earnings::new(), &mut Memory::default(), journal.saved).unwrap();
+        assert!(same(&resumed), "interrupted in step {step}");
+    }
+    let mut journal = Memory { stop_after_epoch: Some(2), ..Memory::default() };
+    assert!(matches!(run(&config, &mut Earnings::new(), &mut journal, None), Err(Error::Stopped(_))));
+    assert!(same(&run(&config, &mut Earnings::new(), &mut Memory::default(), journal.saved).unwrap()));
+}
+
+#[test]
+fn data_order_is_common_by_default_and_independent_on_request() {
+    for (order, streams) in [("common", 1), ("independent", 4)] {
+        let mut task = Earnings::new();
+        run(&config(&[&format!("search.data_order={order}")]), &mut task, &mut Memory::default(), None).unwrap();
+        let distinct: HashSet<u64> = task.trained.iter().map(|&(_, stream)| stream).collect();
+        assert_eq!(distinct.len(), streams);
+    }
+}
