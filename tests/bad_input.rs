@@ -45,7 +45,7 @@ fn settings_that_can_not_be_end_with_78_on_two_ranks() {
         (&["--set=search.sigma=-1"], "search.sigma = -1 (--set search.sigma=-1): must be above 0"),
         (&["--set=nonsense"], "expected KEY=VALUE"),
         (&["--set=train.nonsense=1"], "unknown field `nonsense`"),
-        (&["--set=train.epochs=1.5"], "train.epochs = 1.5"),
+        (&["--set=train.milestones=1.5"], "train.milestones = 1.5"),
         (&[&config], "search.simga"),
         (&["--config=/nowhere.toml"], "--config /nowhere.toml: can't be read"),
         (&["--samples=1", "--policy=reinforce"], "search.samples = 1: fewer than the 2 MPI ranks"),

@@ -18,7 +18,7 @@ struct Earnings {
     /// The theta of the last epoch.
     theta: Vec<f64>,
     /// (epoch, first component of theta) of training runs that diverge.
-    broken: Box<dyn Fn(usize, &[f64]) -> bool>,
+    broken: fn(usize, &[f64]) -> bool,
     trained: Vec<(usize, u64)>,
 }
 
@@ -31,13 +31,7 @@ impl Earnings {
         let specs = ["model/earned", "model/epochs"].into_iter().enumerate();
         let specs =
             specs.map(|(offset, path)| TensorSpec { path: path.into(), shape: vec![1], offset, channels_last: false });
-        Earnings {
-            state: [0.0; 2],
-            specs: specs.collect(),
-            theta: vec![],
-            broken: Box::new(|_, _| false),
-            trained: vec![],
-        }
+        Earnings { state: [0.0; 2], specs: specs.collect(), theta: vec![], broken: |_, _| false, trained: vec![] }
     }
 }
 
@@ -158,7 +152,7 @@ fn the_best_samples_model_goes_on_and_mu_moves_towards_the_reward() {
 fn a_failed_sample_is_left_out_and_never_best_and_the_run_goes_on() {
     let config = config(&["search.samples=4"]);
     let mut task = Earnings::new();
-    task.broken = Box::new(|epoch, theta| epoch == 2 && theta[0] > 1.0);
+    task.broken = |epoch, theta| epoch == 2 && theta[0] > 1.0;
     let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
     let record = &progress.history[2];
     let failed: Vec<_> = record.samples.iter().filter(|sample| sample.status == Status::Failed).collect();
@@ -173,7 +167,7 @@ fn a_failed_sample_is_left_out_and_never_best_and_the_run_goes_on() {
 fn if_every_sample_fails_the_run_ends_with_an_error_and_the_last_progress_stands() {
     let config = config(&[]);
     let mut task = Earnings::new();
-    task.broken = Box::new(|epoch, _| epoch == 3);
+    task.broken = |epoch, _| epoch == 3;
     let mut journal = Memory::default();
     let error = run(&config, &mut task, &mut journal, None).err().unwrap();
     assert!(matches!(&error, Error::Failed(text) if text.contains("epoch 4 every sample failed")), "{error}");

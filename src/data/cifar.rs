@@ -65,7 +65,7 @@ impl Cifar10 {
 }
 
 impl Images for Cifar10 {
-    fn len(&self) -> usize {
+    fn count(&self) -> usize {
         self.starts[self.starts.len() - 1]
     }
 
@@ -113,7 +113,7 @@ mod tests {
     fn images_are_read_across_batches_as_rgb() {
         let directory = directory();
         let (training, test) = Cifar10::open(directory.path()).unwrap();
-        assert_eq!((training.len(), test.len()), (10, 1));
+        assert_eq!((training.count(), test.count()), (10, 1));
         assert_eq!((0..10).map(|i| training.label(i)).collect::<Vec<_>>(), [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]);
         let mut pixels = vec![0; 3 * PLANE];
         training.read(4, &mut pixels);

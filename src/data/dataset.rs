@@ -20,7 +20,7 @@ pub struct Dataset {
 impl Dataset {
     /// Every image of the source.
     pub fn whole(images: Arc<dyn Images>) -> Dataset {
-        let indices: Vec<u32> = (0..images.len() as u32).collect();
+        let indices: Vec<u32> = (0..images.count() as u32).collect();
         Dataset::part(images, indices)
     }
 
@@ -42,7 +42,7 @@ impl Dataset {
 /// has at least one on each side.
 pub fn stratified_split(images: &Arc<dyn Images>, classes: usize, fraction: f64, seed: u64) -> (Dataset, Dataset) {
     let mut by_class = vec![Vec::new(); classes];
-    for index in 0..images.len() as u32 {
+    for index in 0..images.count() as u32 {
         by_class[images.label(index as usize) as usize].push(index);
     }
     let (mut training, mut validation) = (Vec::new(), Vec::new());
@@ -93,7 +93,7 @@ pub(super) mod tests {
     }
 
     impl Images for Numbers {
-        fn len(&self) -> usize {
+        fn count(&self) -> usize {
             self.count
         }
         fn size(&self) -> (usize, usize) {

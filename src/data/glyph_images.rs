@@ -24,7 +24,7 @@ impl GlyphImages {
 }
 
 impl Images for GlyphImages {
-    fn len(&self) -> usize {
+    fn count(&self) -> usize {
         self.count
     }
 

@@ -16,7 +16,7 @@ pub use loader::{Batch, batches, shuffled};
 
 /// A source of images of one size, addressed by number. Shared by the loader's threads.
 pub trait Images: Send + Sync {
-    fn len(&self) -> usize;
+    fn count(&self) -> usize;
 
     /// Height and width in pixels.
     fn size(&self) -> (usize, usize);

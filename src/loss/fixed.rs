@@ -11,12 +11,10 @@ const MIN_SINE: f64 = 1e-3;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fixed {
     Softmax,
-    /// t(c) = psi(theta) = (-1)^k cos(m theta) - 2k on [k pi/m, (k+1) pi/m] (Liu et al. 2016).
-    LSoftmax {
-        m: usize,
-    },
-    /// t(c) = (lambda cos + psi) / (1 + lambda), lambda = max(5, 1000 / (1 + 0.12 it)), it = step + 1 (SphereFace).
-    ASoftmax {
+    /// L-Softmax (Liu et al. 2016; plain head) and A-Softmax (SphereFace; normalised weights):
+    /// t(c) = (lambda cos + psi) / (1 + lambda), psi = (-1)^k cos(m theta) - 2k on [k pi/m, (k+1) pi/m],
+    /// lambda = max(5, 1000 / (1 + 0.12 it)), it = step + 1. Without annealing m = 4 does not get off the ground.
+    Angular {
         m: usize,
     },
     /// t(c) = c - m (AM-Softmax, CosFace).
@@ -39,8 +37,7 @@ impl Fixed {
         match name {
             LossName::Unified => unreachable!("the unified loss has its own type"),
             LossName::Softmax => Fixed::Softmax,
-            LossName::LSoftmax => Fixed::LSoftmax { m: margin as usize },
-            LossName::ASoftmax => Fixed::ASoftmax { m: margin as usize },
+            LossName::LSoftmax | LossName::ASoftmax => Fixed::Angular { m: margin as usize },
             LossName::AmSoftmax => Fixed::AmSoftmax { m: margin },
             LossName::Arcface => Fixed::ArcFace { m: margin },
             LossName::Focal => Fixed::Focal { gamma: margin },
@@ -53,11 +50,7 @@ impl Loss for Fixed {
         match *self {
             Fixed::Softmax | Fixed::Focal { .. } => shifted(cosine, 0.0),
             Fixed::AmSoftmax { m } => shifted(cosine, -m),
-            Fixed::LSoftmax { m } => {
-                let (value, slope) = psi(cosine, m);
-                tangent(cosine, value, slope)
-            }
-            Fixed::ASoftmax { m } => {
+            Fixed::Angular { m } => {
                 let lambda = (1000.0 / (1.0 + 0.12 * (step + 1) as f64)).max(5.0);
                 let (value, slope) = psi(cosine, m);
                 let mix = |softmax: &Tensor, margin: Tensor| (softmax * lambda + margin) / (1.0 + lambda);
@@ -156,13 +149,12 @@ mod tests {
         check(Fixed::Softmax, 0, f64::cos);
         check(Fixed::AmSoftmax { m: 0.35 }, 0, |theta| theta.cos() - 0.35);
         for m in 1..=5 {
-            check(Fixed::LSoftmax { m }, 0, |theta| psi_by_angle(theta, m as f64));
-        }
-        check(Fixed::ASoftmax { m: 4 }, 0, |theta| {
             let lambda = 1000.0 / 1.12; // 892.857, as in SphereFace's published log
-            (lambda * theta.cos() + psi_by_angle(theta, 4.0)) / (1.0 + lambda)
-        });
-        check(Fixed::ASoftmax { m: 4 }, 1_000_000, |theta| (5.0 * theta.cos() + psi_by_angle(theta, 4.0)) / 6.0);
+            let annealed =
+                |lambda: f64, theta: f64| (lambda * theta.cos() + psi_by_angle(theta, m as f64)) / (1.0 + lambda);
+            check(Fixed::Angular { m }, 0, |theta| annealed(lambda, theta));
+            check(Fixed::Angular { m }, 1_000_000, |theta| annealed(5.0, theta));
+        }
         check(Fixed::ArcFace { m: 0.5 }, 0, |theta| {
             if theta + 0.5 <= PI { (theta + 0.5).cos() } else { theta.cos() - 0.5 * 0.5f64.sin() }
         });
@@ -170,8 +162,7 @@ mod tests {
 
     #[test]
     fn targets_are_finite_at_the_ends() {
-        let names = [LossName::LSoftmax, LossName::ASoftmax, LossName::Arcface];
-        for loss in names.map(|name| Fixed::new(name, if name == LossName::Arcface { 0.5 } else { 4.0 })) {
+        for loss in [Fixed::Angular { m: 4 }, Fixed::ArcFace { m: 0.5 }] {
             for cosine in [-1.0, 1.0] {
                 let (value, slope) = at(loss, cosine, 0);
                 assert!(value.is_finite() && slope.is_finite(), "{loss:?} at {cosine}");

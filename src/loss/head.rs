@@ -258,12 +258,11 @@ mod tests {
         let focal = |p: &Tensor| -(-p + 1.0).pow_tensor_scalar(2.0) * p.log();
         type Function<'a> = &'a dyn Fn(&Tensor) -> Tensor;
         let identity: Function = &|c| c.shallow_clone();
-        let cases: [(Fixed, Function, Function); 6] = [
+        let cases: [(Fixed, Function, Function); 5] = [
             (Fixed::Softmax, identity, &cross_entropy),
             (Fixed::Focal { gamma: 2.0 }, identity, &focal),
             (Fixed::AmSoftmax { m: 0.35 }, &|c| c - 0.35, &cross_entropy),
-            (Fixed::LSoftmax { m: 4 }, &psi4, &cross_entropy),
-            (Fixed::ASoftmax { m: 4 }, &mixed, &cross_entropy),
+            (Fixed::Angular { m: 4 }, &mixed, &cross_entropy),
             (Fixed::ArcFace { m: 0.5 }, &arc, &cross_entropy),
         ];
         for (loss, t, value) in cases {

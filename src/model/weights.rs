@@ -33,7 +33,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
     }
 
@@ -44,7 +44,7 @@ impl Entry {
 
     /// The view of `flat` [P] that is this tensor.
     fn view(&self, flat: &Tensor) -> Tensor {
-        let part = flat.narrow(0, self.offset as i64, self.len() as i64);
+        let part = flat.narrow(0, self.offset as i64, self.count() as i64);
         match self.shape[..] {
             [o, i, h, w] => part.view([o, h, w, i]).permute([0, 3, 1, 2]),
             _ => part.view(self.shape.as_slice()),
@@ -81,7 +81,7 @@ impl Layout {
             let mut offset = 0;
             for i in order {
                 entries[i].offset = offset;
-                offset += entries[i].len();
+                offset += entries[i].count();
             }
             entries
         };
@@ -90,7 +90,7 @@ impl Layout {
 
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(Entry::len).sum()
+        self.parameters.iter().map(Entry::count).sum()
     }
 }
 
@@ -112,14 +112,14 @@ impl Weights {
     pub fn new(layout: &Layout, seed: u64, device: Device) -> Weights {
         let (parameters, buffers) = layout.places();
         let fill = |entries: &[Entry]| {
-            let mut values = vec![0f32; entries.iter().map(Entry::len).sum()];
+            let mut values = vec![0f32; entries.iter().map(Entry::count).sum()];
             for entry in entries {
-                let part = &mut values[entry.offset..entry.offset + entry.len()];
+                let part = &mut values[entry.offset..entry.offset + entry.count()];
                 let mut rng = rng(seed, Purpose::Weights, &[entry.offset as u64]);
                 match entry.init {
                     Init::Constant(value) => part.fill(value as f32),
                     Init::Kaiming => {
-                        let fan_in = entry.len() as f64 / entry.shape[0] as f64;
+                        let fan_in = entry.count() as f64 / entry.shape[0] as f64;
                         let normal = Normal::new(0.0, (2.0 / fan_in).sqrt()).expect("a positive deviation");
                         part.fill_with(|| normal.sample(&mut rng) as f32);
                     }

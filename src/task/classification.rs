@@ -29,12 +29,12 @@ impl Classification {
         let (images, test, classes) = sources(&config.data, config.run.seed)?;
         let seed = config.run.seed;
         let (mut training, validation) = stratified_split(&images, classes, config.data.validation_fraction, seed);
-        if training.is_empty() || validation.is_empty() || test.len() == 0 {
+        if training.is_empty() || validation.is_empty() || test.count() == 0 {
             return Err(Error::failed(format!(
                 "{} training, {} validation and {} test images: none may be 0",
                 training.len(),
                 validation.len(),
-                test.len()
+                test.count()
             )));
         }
         let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
@@ -43,7 +43,7 @@ impl Classification {
             training.len(),
             label_changes.len(),
             validation.len(),
-            test.len()
+            test.count()
         );
         let (model, layout) = model::build(&config.model, classes);
         let trainer = Trainer::new(config, model.into(), &layout, normalisation(&training), devices);

@@ -25,7 +25,7 @@ impl Optimizer {
         let mut decay = vec![0f32; layout.parameter_count()];
         for entry in layout.places().0 {
             if config.decay_norm_and_bias || !entry.norm_or_bias {
-                decay[entry.offset..entry.offset + entry.len()].fill(config.weight_decay as f32);
+                decay[entry.offset..entry.offset + entry.count()].fill(config.weight_decay as f32);
             }
         }
         Optimizer {

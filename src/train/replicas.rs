@@ -258,7 +258,7 @@ mod tests {
         );
         loss.backward();
         for (entry, parameter) in layout.places().0.iter().zip(weights.parameters()) {
-            let found = ours.main().1.narrow(0, entry.offset as i64, entry.len() as i64);
+            let found = ours.main().1.narrow(0, entry.offset as i64, entry.count() as i64);
             let gradient = parameter.grad();
             let gradient = if gradient.dim() == 4 { gradient.permute([0, 2, 3, 1]) } else { gradient };
             assert!(found.allclose(&gradient.reshape(-1), 1e-4, 1e-6, false), "{}", entry.name);

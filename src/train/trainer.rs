@@ -145,7 +145,7 @@ fn specs(layout: &Layout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
                 channels_last: entry.channels_last(),
             });
         }
-        start += entries.iter().map(|entry| entry.len()).sum::<usize>();
+        start += entries.iter().map(|entry| entry.count()).sum::<usize>();
     };
     add(&parameters, &|name| format!("model/{name}"));
     add(&buffers, &|name| format!("model/{name}"));

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Set-up, formatting, lints and every test. Everything in the release profile: one build for tests and program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+env_file=$(scripts/setup.sh)
+# shellcheck source=/dev/null
+. "$env_file"
+
+shellcheck scripts/* .ci/run
+cargo fmt --check
+cargo clippy --release --locked --all-targets -- -D warnings
+# one test program after the other, as cargo does; those that start ranks take the machine's cores themselves
+cargo test --release --locked --no-fail-fast --lib --tests "$@"

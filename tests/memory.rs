@@ -1,0 +1,73 @@
+//! Memory that is promised to be bounded, measured as the kernel counts it.
+
+mod support;
+
+use std::process::Command;
+
+use tch::{Device, Kind, Tensor};
+
+use amlfs::config::{HeadKind, TauWeights};
+use amlfs::loss::{Head, Space, Unified};
+use support::{AMLFS, SMALL};
+
+/// Peak resident memory since `reset_peak`, and memory now, in bytes.
+fn resident() -> (f64, f64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+    };
+    (field("VmHWM:"), field("VmRSS:"))
+}
+
+fn reset_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+#[test]
+fn the_head_holds_one_n_by_c_tensor() {
+    const N: i64 = 512;
+    const C: i64 = 60_000;
+    const D: i64 = 32;
+    let whole = (N * C * 4) as f64; // one [N, C] f32: 123 MB
+    let mut theta = Space { intervals: 6 }.identity();
+    theta.iter_mut().for_each(|x| *x += 0.01);
+    let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+    for kind in [HeadKind::Plain, HeadKind::Weights, HeadKind::Normalised] {
+        let features = Tensor::randn([N, D], (Kind::Float, Device::Cpu));
+        let weights = Tensor::randn([C, D], (Kind::Float, Device::Cpu));
+        let labels = Tensor::randint(C, [N], (Kind::Int64, Device::Cpu));
+        let head = Head { kind, scale: 30.0 };
+        // once for what libtorch allocates for good
+        let few = |tensor: &Tensor| tensor.narrow(0, 0, 8);
+        drop(head.gradient(&loss, &few(&features), &weights, &few(&labels), 8, 0));
+        reset_peak();
+        let (_, before) = resident();
+        let gradient = head.gradient(&loss, &features, &weights, &labels, N, 0);
+        let gradients = (gradient.features.numel() + gradient.weights.numel()) as f64 * 4.0;
+        let held = (resident().0 - before - gradients) / whole;
+        println!("{kind:?}: {held:.3} [N, C] tensors at the peak");
+        assert!((0.9..1.3).contains(&held), "{kind:?}: {held} [N, C] tensors at the peak");
+    }
+}
+
+/// Peak resident memory of one rank, in bytes.
+fn peak_of(settings: &[&str]) -> f64 {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(AMLFS);
+    command.args(SMALL).args(settings).arg(format!("--out={}", directory.path().join("run").display()));
+    let child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
+    // SAFETY: waits for this test's own child, with room for both results
+    unsafe { libc::wait4(child.id() as i32, &mut status, 0, &mut usage) };
+    assert_eq!(status, 0, "the run succeeds");
+    usage.ru_maxrss as f64 * 1024.0
+}
+
+#[test]
+fn a_ranks_memory_grows_neither_with_samples_nor_with_epochs() {
+    let small = peak_of(&["--samples=2", "--epochs=2"]);
+    let large = peak_of(&["--samples=12", "--epochs=8"]);
+    println!("2 samples, 2 epochs: {:.1} MB; 12 samples, 8 epochs: {:.1} MB", small / 1e6, large / 1e6);
+    assert!(large < small + 12e6, "{small} -> {large} bytes");
+}
