@@ -43,7 +43,8 @@ def main():
         for threads in (2, 1):
             torch.set_num_threads(threads)
             ms = times(*size)
-            print("{:6} {:8} {:8}".format(*size), f"{threads:8} {statistics.median(ms):9.3f} {min(ms):9.3f} {max(ms):9.3f}")
+            print("{:6} {:8} {:8} {:8}".format(*size, threads),
+                  f"{statistics.median(ms):9.3f} {min(ms):9.3f} {max(ms):9.3f}")
 
 
 if __name__ == "__main__":

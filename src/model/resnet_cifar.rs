@@ -55,8 +55,8 @@ impl Model for ResNetCifar {
         };
         let mut x = apply(&self.stem, images).relu_();
         for block in &self.blocks {
-            let y = apply(&block.second, &apply(&block.first, &x).relu_());
-            x = (y + block.shortcut(&x)).relu_();
+            let mut y = apply(&block.second, &apply(&block.first, &x).relu_());
+            x = y.g_add_(&block.shortcut(&x)).relu_();
         }
         x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)
     }
