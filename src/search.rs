@@ -47,7 +47,6 @@ pub fn run(
 ) -> Result<Progress> {
     let config::Config { search, train, .. } = config;
     policy.set_state(progress.policy.clone());
-    let mut candidate = vec![0.0; progress.state.len()];
     let mut checkpoint_seconds = 0.0;
     while progress.epoch < train.epochs {
         let started = Instant::now();
@@ -56,6 +55,7 @@ pub fn run(
         let mine: Vec<usize> = (comm.rank()..round.samples).step_by(comm.size()).collect();
         journal.round(round.epochs.clone(), mine.len() * round.epochs.len() * task.steps());
 
+        let mut candidate = vec![0.0; progress.state.len()];
         let mut outcomes = Vec::new();
         let mut best: Option<(usize, f64)> = None;
         for &sample in &mine {
@@ -97,7 +97,7 @@ pub fn run(
         let mu = policy.state().mu.clone();
         let update = round.update(comm, policy, &thetas, &rewards);
         // the best sample's rank holds it as its candidate; all go on from it
-        std::mem::swap(&mut progress.state, &mut candidate);
+        progress.state = candidate;
         comm.broadcast_f32(&mut progress.state, best % comm.size());
 
         progress.policy = policy.state().clone();

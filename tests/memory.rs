@@ -52,6 +52,7 @@ fn the_head_holds_one_n_by_c_tensor() {
 }
 
 /// Peak resident memory of one rank, in bytes.
+#[allow(clippy::zombie_processes)] // wait4 waits for it
 fn peak_of(settings: &[&str]) -> f64 {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(AMLFS);

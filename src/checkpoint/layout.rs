@@ -17,7 +17,7 @@ pub struct Block<'a> {
 
 #[derive(Clone)]
 pub enum Values<'a> {
-    F32(&'a [f32]),
+    F32(Cow<'a, [f32]>),
     F64(Cow<'a, [f64]>),
     I64(Vec<i64>),
     U64(u64),
@@ -94,6 +94,9 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
         long_name: "number of updates of mu".to_owned(),
     });
     for tensor in &checkpoint.tensors {
+        if !tensor.path.starts_with("model/") && !tensor.path.starts_with("optimizer/") {
+            return Err(format!("{} is below neither model nor optimizer", tensor.path).into());
+        }
         if tensor.shape.iter().product::<usize>() != tensor.values.len() {
             return Err(
                 format!("{} has {} values for shape {:?}", tensor.path, tensor.values.len(), tensor.shape).into()
@@ -102,7 +105,7 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
         blocks.push(Block {
             path: tensor.path.clone(),
             shape: tensor.shape.clone(),
-            values: Values::F32(&tensor.values),
+            values: Values::F32(Cow::Borrowed(&tensor.values)),
             units: "1",
             long_name: tensor.path.replacen('/', " state: ", 1),
         });
@@ -208,15 +211,10 @@ fn update<T: Copy, const N: usize>(hasher: &mut crc32fast::Hasher, values: &[T],
 }
 
 /// Bit for bit, so that NaN equals itself.
-pub fn same_content(a: &[Block], b: &[Block]) -> bool {
-    let same = |(a, b): (&Block, &Block)| a.path == b.path && a.shape == b.shape && same_values(&a.values, &b.values);
-    a.len() == b.len() && a.iter().zip(b).all(same)
-}
-
-fn same_values(a: &Values, b: &Values) -> bool {
+pub fn same_values(a: &Values, b: &Values) -> bool {
     match (a, b) {
         (Values::F32(a), Values::F32(b)) => {
-            a.len() == b.len() && a.iter().zip(*b).all(|(a, b)| a.to_bits() == b.to_bits())
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
         }
         (Values::F64(a), Values::F64(b)) => {
             a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())

@@ -1,5 +1,6 @@
 //! Reading: first the checksum of all bytes, then libhdf5, then the digest of what was understood.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use hdf5::types::VarLenUnicode;
 use hdf5::{File, Group, H5Type};
 
-use super::layout::{EPOCH_COLUMNS, SAMPLE_COLUMNS, blocks, digest};
+use super::layout::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
 use super::{
     Cause, Checkpoint, END_MARK, FILETYPE, NamedTensor, Outcome, RunInfo, TRAILER_LEN, VERSION, file_checksum,
 };
@@ -24,7 +25,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     read_file(path).map_err(|Cause(text)| Error::file(path, text))
 }
 
-pub(super) fn read_file(path: &Path) -> Outcome<Checkpoint> {
+fn read_file(path: &Path) -> Outcome<Checkpoint> {
     check_bytes(path)?;
     hdf5::silence_errors(true);
     let file = File::with_options().with_fapl(|fapl| fapl.file_locking(false)).open(path)?;
@@ -57,6 +58,30 @@ pub(super) fn read_file(path: &Path) -> Outcome<Checkpoint> {
         return Err("damaged: its content does not match its digest".into());
     }
     Ok(checkpoint)
+}
+
+/// Whether the file is whole and holds this configuration and these data sets, bit for bit.
+pub(super) fn holds(path: &Path, info: &RunInfo, blocks: &[Block]) -> Outcome<bool> {
+    check_bytes(path)?;
+    let file = File::with_options().with_fapl(|fapl| fapl.file_locking(false)).open(path)?;
+    check_kind(&file)?;
+    let same = |block: &Block| -> Outcome<bool> {
+        let dataset = file.dataset(&block.path)?;
+        let values = match &block.values {
+            Values::F32(_) => Values::F32(Cow::Owned(dataset.read_raw()?)),
+            Values::F64(_) => Values::F64(Cow::Owned(dataset.read_raw()?)),
+            Values::I64(_) => Values::I64(dataset.read_raw()?),
+            Values::U64(_) => Values::U64(dataset.read_scalar()?),
+            Values::U8(_) => Values::U8(dataset.read_raw()?),
+        };
+        Ok(dataset.shape() == block.shape && same_values(&values, &block.values))
+    };
+    for block in blocks {
+        if !same(block)? {
+            return Ok(false);
+        }
+    }
+    Ok(text(&file, "config")? == info.config)
 }
 
 /// Whether the bytes are those that were written: only then is the file safe to give to libhdf5.
