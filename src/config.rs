@@ -521,6 +521,6 @@ mod tests {
         theirs.data.path = Some("elsewhere".into());
         assert!(ours.differences(&theirs).is_empty());
         theirs.search.sigma = 0.5;
-        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.2 here"]);
+        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.05 here"]);
     }
 }

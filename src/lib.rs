@@ -5,7 +5,7 @@ pub mod cli;
 pub mod comm;
 pub mod commands;
 pub mod config;
-pub mod console;
+
 pub mod data;
 pub mod device;
 pub mod error;
@@ -19,4 +19,5 @@ pub mod search;
 pub mod state;
 pub mod stop;
 pub mod task;
+pub mod terminal;
 pub mod train;

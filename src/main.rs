@@ -6,7 +6,7 @@ fn main() {
     process::tune_allocator();
     process::end_all_ranks_on_panic();
     let command = cli::parse();
-    amlfs::console::start_log();
+    amlfs::terminal::start_log();
     let code = match commands::run(command) {
         Ok(()) => amlfs::error::exit::DONE,
         Err(error) => process::report(&error),

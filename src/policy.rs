@@ -129,6 +129,7 @@ mod tests {
     fn policy(name: &str, mu: Vec<f64>, sigma: f64) -> Policy {
         let mut layers = config::Layers::new(Some("demo")).unwrap();
         layers.set_text(&format!("search.policy={name}")).unwrap();
+        layers.set_text("search.learning_rate=0.05").unwrap();
         let sigma = vec![sigma; mu.len()];
         Policy::new(&layers.resolve().unwrap().search, mu, sigma, 5)
     }

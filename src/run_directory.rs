@@ -9,13 +9,13 @@ use indicatif::ProgressBar;
 
 use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::Config;
-use crate::console::{self, EPOCH_HEADER, Summary, epoch_row};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::search::{Journal, Progress};
 use crate::state::{EpochRecord, TensorSpec};
 use crate::stop::Stop;
 use crate::task::Observer;
+use crate::terminal::{self, EPOCH_HEADER, Summary, epoch_row};
 
 pub struct RunDirectory {
     path: PathBuf,
@@ -52,7 +52,7 @@ impl RunDirectory {
             self.check_config(config)?;
         }
         self.write("config.toml", config.to_toml().as_bytes())?;
-        console::log_to(&self.path.join("run.log"))?;
+        terminal::log_to(&self.path.join("run.log"))?;
         if self.final_file().exists() {
             return Ok(Found::Finished);
         }
@@ -188,14 +188,14 @@ impl<'a> RunJournal<'a> {
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
         if self.root {
-            console::line(EPOCH_HEADER);
+            terminal::line(EPOCH_HEADER);
             self.print_rows(history);
         }
     }
 
     fn print_rows(&mut self, history: &[EpochRecord]) {
         for (i, record) in history.iter().enumerate().skip(self.printed) {
-            console::line(&epoch_row(i + 1, record));
+            terminal::line(&epoch_row(i + 1, record));
         }
         self.printed = history.len();
     }
@@ -230,7 +230,7 @@ impl Journal for RunJournal<'_> {
     fn round(&mut self, epochs: std::ops::Range<usize>, steps: usize) {
         // what is left, at this round's steps per epoch
         let per_epoch = (steps / epochs.len().max(1)) as u64;
-        self.watch.bar = console::bar(per_epoch * self.epochs as u64, per_epoch * epochs.start as u64);
+        self.watch.bar = terminal::bar(per_epoch * self.epochs as u64, per_epoch * epochs.start as u64);
         self.watch.bar.set_message(format!("epoch {} of {}", epochs.start + 1, self.epochs));
     }
 

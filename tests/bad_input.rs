@@ -79,12 +79,7 @@ fn bad_cifar_files_end_with_1_and_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let settings = [
-        "--set=data.kind=cifar10".into(),
-        format!("--data={}", data.display()),
-        out(directory.path()),
-        "--resume".into(),
-    ];
+    let settings = ["--set=data.kind=cifar10".into(), format!("--data={}", data.display()), out(directory.path())];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     assert_error(&search(2, &settings), 1, "data_batch_1.bin: can't be opened: No such file");
     for i in 1..=5 {
@@ -98,6 +93,7 @@ fn bad_cifar_files_end_with_1_and_are_named() {
     );
     std::fs::write(data.join("test_batch.bin"), vec![77; 3073]).unwrap();
     assert_error(&search(2, &settings), 1, "test_batch.bin: record 0 has label 77");
+    assert!(!directory.path().join("run").exists(), "nothing was begun");
 }
 
 #[test]

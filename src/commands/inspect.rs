@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::InspectArguments;
-use crate::console::{EPOCH_HEADER, epoch_row};
 use crate::error::Result;
+use crate::terminal::{EPOCH_HEADER, epoch_row};
 
 pub fn run(arguments: &InspectArguments) -> Result<()> {
     let checkpoint = checkpoint::read(&arguments.file)?;

@@ -8,7 +8,6 @@ use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::RunArguments;
 use crate::comm::{self, Comm};
 use crate::config::{self, Config, LossName};
-use crate::console;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::loss::Space;
@@ -18,6 +17,7 @@ use crate::search::{self, Progress};
 use crate::state::PolicyState;
 use crate::stop::Stop;
 use crate::task::{Classification, Task};
+use crate::terminal;
 
 /// How long a rank that failed waits for the others to have failed too, before it ends them.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -72,8 +72,9 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         return Err(Error::config(if comm.is_root() { text } else { String::new() }));
     }
     device::check(devices, comm)?;
+    // before anything is written, so that a wrong path leaves no run directory behind
+    let mut task = comm.agree(Classification::new(config, devices))?;
     if arguments.dry_run {
-        let task = comm.agree(Classification::new(config, devices))?;
         if comm.is_root() {
             print_plan(config, comm, devices, &task);
         }
@@ -83,19 +84,17 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     let directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
     let found = if comm.is_root() { directory.open(config, arguments.resume) } else { Ok(Found::Fresh) };
     let found = comm.agree(found)?;
-    let finished = comm.all_max(matches!(found, Found::Finished) as u64) == 1;
-    if finished {
+    if comm.all_max(matches!(found, Found::Finished) as u64) == 1 {
         if comm.is_root() {
             log::info!("{} is there: the run is complete", directory.final_file().display());
         }
         return Ok(());
     }
     let stop = Stop::new(directory.path(), config.run.max_hours)?;
-
-    let mut task = comm.agree(Classification::new(config, devices))?;
     let (mut policy, progress) = start(config, comm, &mut task, found)?;
     if comm.is_root() {
         directory.write_label_changes(task.label_changes())?;
+        log::info!("{}", task.describe());
         log::info!(
             "{} rank(s), {samples} sample(s), device {}, {} thread(s) per rank, libtorch {}",
             comm.size(),
@@ -120,9 +119,9 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
             let test = task.test()?;
             journal.finish(&progress, test.clone())?;
             for (name, value) in test {
-                console::line(&format!("test {name:12} {value:.4}"));
+                terminal::line(&format!("test {name:12} {value:.4}"));
             }
-            console::line(&directory.final_file().display().to_string());
+            terminal::line(&directory.final_file().display().to_string());
             Ok(())
         }
         Ok(_) => Ok(()),
@@ -185,9 +184,9 @@ fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &Classific
     println!("\n# plan");
     println!("# {} rank(s), {} sample(s): {} per rank at most", comm.size(), samples, samples.div_ceil(comm.size()));
     println!("# rank 0 computes on {}, with {} thread(s)", device::describe(devices), config.run.threads);
+    println!("# {}", task.describe());
     println!(
-        "# {} training images, {} steps an epoch, {} epochs, an exchange every {round_epochs}: {} steps per rank",
-        task.examples(),
+        "# {} steps an epoch, {} epochs, an exchange every {round_epochs}: {} steps per rank",
         task.steps(),
         config.train.epochs,
         task.steps() * config.train.epochs * samples.div_ceil(comm.size())

@@ -38,13 +38,6 @@ impl Classification {
             )));
         }
         let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
-        log::info!(
-            "{} training images ({} with a replaced label), {} validation, {} test, {classes} classes",
-            training.len(),
-            label_changes.len(),
-            validation.len(),
-            test.count()
-        );
         let (model, layout) = model::build(&config.model, classes);
         let trainer = Trainer::new(config, model.into(), &layout, normalisation(&training), devices);
         Ok(Classification {
@@ -55,6 +48,17 @@ impl Classification {
             label_changes,
             trainer,
         })
+    }
+
+    /// The data in a sentence.
+    pub fn describe(&self) -> String {
+        format!(
+            "{} training images ({} with a replaced label), {} validation, {} test",
+            self.training.len(),
+            self.label_changes.len(),
+            self.validation.len(),
+            self.test.len()
+        )
     }
 
     /// The training labels that label noise replaced.

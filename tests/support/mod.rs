@@ -15,6 +15,8 @@ pub const SMALL: &[&str] = &[
     "--preset=demo",
     "--threads=1",
     "--samples=4",
+    "--set=search.sigma=0.2",
+    "--set=search.warmup_epochs=0",
     "--epochs=3",
     "--set=data.glyphs.image_size=16",
     "--set=data.glyphs.train_images=300",

@@ -3,18 +3,21 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::LevelFilter;
 
 use crate::comm;
 use crate::error::{Error, Result};
-use crate::state::{EpochRecord, Status};
+use crate::state::{EpochRecord, SampleRecord, Status};
 
 /// run.log, once there is a run directory.
 static LOG_FILE: Mutex<Option<File>> = Mutex::new(None);
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
+/// Where a person watches, if someone does.
+static TERMINAL: LazyLock<Option<Term>> = LazyLock::new(find_terminal);
 
 /// Rank 0 logs from `info` on, the others warnings; RUST_LOG overrides.
 pub fn start_log() {
@@ -42,15 +45,26 @@ pub fn log_to(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The terminal that both standard output and error go to. mpirun hands its ranks pipes, so for rank 0 the parent's
+/// streams count too; what is written there must not take the detour through mpirun, or the bar is torn.
+fn find_terminal() -> Option<Term> {
+    if comm::launcher_rank() > 0 {
+        return None;
+    }
+    let open = |process: &str, stream: u32| {
+        let file = File::options().read(true).write(true).open(format!("/proc/{process}/fd/{stream}")).ok();
+        file.filter(File::is_terminal)
+    };
+    let parent = std::os::unix::process::parent_id().to_string();
+    ["self", &parent].into_iter().find_map(|process| Some(Term::read_write_pair(open(process, 1)?, open(process, 2)?)))
+}
+
 /// Standard error and run.log.
 struct Tee;
 
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match BAR.get() {
-            Some(bar) => bar.suspend(|| io::stderr().write_all(bytes))?,
-            None => io::stderr().write_all(bytes)?,
-        }
+        show(bytes, &mut io::stderr());
         write_to_file(bytes);
         Ok(bytes.len())
     }
@@ -69,24 +83,26 @@ fn write_to_file(bytes: &[u8]) {
 
 /// Prints a line of the run's table, above the progress bar, and keeps it in run.log.
 pub fn line(text: &str) {
-    let print = || {
-        // a closed pipe (amlfs | head) is no reason to stop training
-        let _ = writeln!(io::stdout(), "{text}");
-    };
-    match BAR.get() {
-        Some(bar) => bar.suspend(print),
-        None => print(),
-    }
-    write_to_file(format!("{text}\n").as_bytes());
+    let line = format!("{text}\n");
+    show(line.as_bytes(), &mut io::stdout());
+    write_to_file(line.as_bytes());
 }
 
-/// The progress bar over all training steps that this rank has to do; invisible where standard error is no terminal.
+/// To the terminal, above the bar, or else to `stream`. A closed pipe (amlfs | head) is no reason to stop training.
+fn show(bytes: &[u8], stream: &mut dyn Write) {
+    let _ = match (&*TERMINAL, BAR.get()) {
+        (Some(terminal), Some(bar)) => bar.suspend(|| (&mut &*terminal).write_all(bytes)),
+        (Some(terminal), None) => (&mut &*terminal).write_all(bytes),
+        (None, _) => stream.write_all(bytes),
+    };
+}
+
+/// The progress bar over all training steps that this rank has to do; invisible without a terminal.
 pub fn bar(steps: u64, done: u64) -> ProgressBar {
     let bar = BAR.get_or_init(|| {
-        let target = if io::stderr().is_terminal() && comm::launcher_rank() == 0 {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
+        let target = match &*TERMINAL {
+            Some(terminal) => ProgressDrawTarget::term(terminal.clone(), 10),
+            None => ProgressDrawTarget::hidden(),
         };
         let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}%  {elapsed} gone, {eta} to go")
             .expect("a valid template");
@@ -130,26 +146,31 @@ pub struct Summary {
     pub reward_max: f64,
     pub train_loss: f64,
     pub failed: usize,
-    /// Seconds of training and validation, summed over the samples.
+    /// Wall-clock seconds of training and validation on rank 0.
     pub train_seconds: f64,
     pub validation_seconds: f64,
 }
 
 impl Summary {
     pub fn of(record: &EpochRecord) -> Summary {
-        let finite = |value: fn(&crate::state::SampleRecord) -> f64| {
+        let finite = |value: fn(&SampleRecord) -> f64| {
             record.samples.iter().map(value).filter(|value| value.is_finite()).collect::<Vec<f64>>()
         };
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let rewards = finite(|sample| sample.reward);
+        let sum = |value: fn(&SampleRecord) -> f64| record.samples.iter().map(value).sum::<f64>();
+        let (trained, validated) = (sum(|sample| sample.train_seconds), sum(|sample| sample.validation_seconds));
+        // all samples' seconds are known, not which rank they belong to; ranks share them evenly
+        let busy = record.seconds - record.wait_seconds - record.exchange_seconds;
+        let share = busy / (trained + validated).max(f64::MIN_POSITIVE);
         Summary {
             reward_min: rewards.iter().copied().reduce(f64::min).unwrap_or(f64::NAN),
             reward_mean: mean(&rewards),
             reward_max: rewards.iter().copied().reduce(f64::max).unwrap_or(f64::NAN),
             train_loss: mean(&finite(|sample| sample.train_loss)),
             failed: record.samples.iter().filter(|sample| sample.status == Status::Failed).count(),
-            train_seconds: record.samples.iter().map(|sample| sample.train_seconds).sum(),
-            validation_seconds: record.samples.iter().map(|sample| sample.validation_seconds).sum(),
+            train_seconds: trained * share,
+            validation_seconds: validated * share,
         }
     }
 }
