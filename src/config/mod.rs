@@ -1,18 +1,18 @@
-//! What a run means: presets, files and flags merged, typed and checked once, before any work.
+//! What a run means: typed and checked once, before any work.
 //!
-//! Layers are TOML tables: `presets/defaults.toml` (every key), a preset, `--config` file, flags. The merged table
-//! becomes a `Config`; every error names the key, its value, where it was set, and what is allowed.
+//! `layers` merges presets, files and flags into one TOML table; the table becomes a `Config`. Every error names the key,
+//! its value, where it was set, and what is allowed.
 
-use std::path::{Path, PathBuf};
+mod layers;
+
+pub use layers::Layers;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-
-const DEFAULTS: &str = include_str!("presets/defaults.toml");
-const PRESETS: &[(&str, &str)] =
-    &[("cifar10", include_str!("presets/cifar10.toml")), ("demo", include_str!("presets/demo.toml"))];
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -200,121 +200,6 @@ pub enum DeviceKind {
     Cuda,
 }
 
-/// The layers of a configuration, lowest first, each with the name of its source.
-pub struct Layers(Vec<(String, Table)>);
-
-impl Layers {
-    /// The defaults and, if named, a preset. Error: an unknown preset.
-    pub fn new(preset: Option<&str>) -> Result<Layers> {
-        let mut layers = Layers(vec![("defaults".into(), parse(DEFAULTS).expect("defaults.toml is valid"))]);
-        if let Some(name) = preset {
-            let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
-                let known: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-                return Err(Error::config(format!(
-                    "--preset {name}: there is no such preset; known: {}",
-                    known.join(", ")
-                )));
-            };
-            layers.0.push((format!("preset {name}"), parse(text).expect("presets are valid")));
-        }
-        Ok(layers)
-    }
-
-    /// Adds a TOML file. Errors: unreadable, not TOML.
-    pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|why| Error::config(format!("--config {}: can't be read: {why}", path.display())))?;
-        let table = parse(&text).map_err(|why| Error::config(format!("{}: {why}", path.display())))?;
-        self.0.push((path.display().to_string(), table));
-        Ok(())
-    }
-
-    /// Sets one dotted key from a flag. Error: `key` is not of the form a.b.
-    pub fn set(&mut self, source: &str, key: &str, value: Value) -> Result<()> {
-        let mut table = Table::new();
-        let mut names = key.split('.').rev();
-        let last = names.next().unwrap_or_default();
-        if last.is_empty() || !key.contains('.') {
-            return Err(Error::config(format!("{source}: '{key}' is no key; keys look like search.sigma")));
-        }
-        table.insert(last.into(), value);
-        for name in names {
-            table = Table::from_iter([(name.to_string(), Value::Table(table))]);
-        }
-        self.0.push((source.into(), table));
-        Ok(())
-    }
-
-    /// `--set KEY=VALUE`; the value is TOML, a bare word counts as a string.
-    pub fn set_text(&mut self, assignment: &str) -> Result<()> {
-        let source = format!("--set {assignment}");
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(Error::config(format!("{source}: expected KEY=VALUE, for example search.sigma=0.3")));
-        };
-        let (key, text) = (key.trim(), text.trim());
-        let value = match parse(&format!("value = {text}")) {
-            Ok(mut table) => table.remove("value").expect("just parsed"),
-            Err(_) => Value::String(text.into()),
-        };
-        self.set(&source, key, value)
-    }
-
-    /// Merges, types, fills in what depends on other keys, and checks.
-    pub fn resolve(&self) -> Result<Config> {
-        let mut merged = Table::new();
-        for (_, table) in &self.0 {
-            merge(&mut merged, table);
-        }
-        let mut config: Config = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
-            let key = error.path().to_string();
-            let why = error.inner().message().replace('\n', " ");
-            // an unknown field's path ends at its table; its own name stands in the message
-            let named =
-                why.split('`').nth(1).map(|name| format!("{key}.{name}")).filter(|key| self.source(key).is_some());
-            Error::config(self.describe(&named.unwrap_or(key), &why))
-        })?;
-        config.loss.margin = config.loss.margin.or(config.loss.name.default_margin());
-        config.loss.head = config.loss.head.or(Some(config.loss.name.default_head()));
-        config.check().map_err(|(key, why)| Error::config(self.describe(key, &why)))?;
-        Ok(config)
-    }
-
-    /// The value of a dotted key and the source that set it last.
-    fn source(&self, key: &str) -> Option<(&str, &Value)> {
-        self.0.iter().rev().find_map(|(source, table)| {
-            let mut names = key.split('.');
-            let first = table.get(names.next()?)?;
-            let value = names.try_fold(first, |value, name| value.as_table()?.get(name))?;
-            Some((source.as_str(), value))
-        })
-    }
-
-    fn describe(&self, key: &str, why: &str) -> String {
-        match self.source(key) {
-            Some((source, value)) if !value.is_table() => format!("{key} = {value} ({source}): {why}"),
-            _ => format!("{key}: {why}"),
-        }
-    }
-}
-
-fn parse(text: &str) -> std::result::Result<Table, String> {
-    toml::from_str::<Table>(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-        format!("line {line}: {}", error.message().replace('\n', " "))
-    })
-}
-
-fn merge(into: &mut Table, from: &Table) {
-    for (key, value) in from {
-        match (into.get_mut(key), value) {
-            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
-            _ => {
-                into.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
 type Check = std::result::Result<(), (&'static str, String)>;
 
 fn ensure(ok: bool, key: &'static str, allowed: &str) -> Check {
@@ -461,66 +346,5 @@ impl LossName {
             LossName::Arcface => Some(0.5),
             LossName::Focal => Some(2.0),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(assignments: &[&str]) -> String {
-        let mut layers = Layers::new(Some("demo")).unwrap();
-        for assignment in assignments {
-            layers.set_text(assignment).unwrap();
-        }
-        layers.resolve().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn errors_name_key_value_source_and_what_is_allowed() {
-        assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
-        assert_eq!(
-            error(&["search.policy=greedy"]),
-            "search.policy = \"greedy\" (--set search.policy=greedy): unknown variant `greedy`, expected one of `reinforce`, `fixed`, `mirrored`"
-        );
-        assert!(
-            error(&["search.simga=0.2"])
-                .starts_with("search.simga = 0.2 (--set search.simga=0.2): unknown field `simga`, expected one of")
-        );
-        assert!(error(&["train.epochs=-3"]).starts_with("train.epochs = -3 (--set train.epochs=-3): invalid value"));
-        assert!(error(&["train.epochs=0"]).ends_with("must be 1 to 100000"));
-        assert!(error(&["search.samples=5"]).contains("even for the policy 'mirrored'"));
-        assert!(error(&["loss.margin=0.3"]).contains("this loss has no margin"));
-        assert!(error(&["data.kind=cifar10"]).contains("--data DIR"));
-    }
-
-    #[test]
-    fn later_layers_win_and_the_text_round_trips() {
-        let mut layers = Layers::new(Some("demo")).unwrap();
-        layers.set_text("train.epochs = 3").unwrap();
-        layers.set("--loss", "loss.name", "arcface".into()).unwrap();
-        let config = layers.resolve().unwrap();
-        assert_eq!((config.train.epochs, config.model.depth, config.loss.margin), (3, 8, Some(0.5)));
-        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
-    }
-
-    #[test]
-    fn every_preset_resolves() {
-        for (name, _) in PRESETS {
-            let mut layers = Layers::new(Some(name)).unwrap();
-            layers.set("--data", "data.path", "somewhere".into()).unwrap();
-            layers.resolve().unwrap();
-        }
-    }
-
-    #[test]
-    fn differences_ignore_where_it_runs_and_name_what_changed() {
-        let ours = Layers::new(Some("demo")).unwrap().resolve().unwrap();
-        let mut theirs = ours.clone();
-        theirs.run.keep = 9;
-        theirs.data.path = Some("elsewhere".into());
-        assert!(ours.differences(&theirs).is_empty());
-        theirs.search.sigma = 0.5;
-        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.05 here"]);
     }
 }
