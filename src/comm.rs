@@ -157,9 +157,14 @@ pub fn abort_all(code: i32) {
 
 /// This process' rank before MPI_Init, by the launcher's variables; 0 if there is no launcher.
 pub fn launcher_rank() -> usize {
+    launcher_says_rank().unwrap_or(0)
+}
+
+/// `None` if there is no launcher.
+pub fn launcher_says_rank() -> Option<usize> {
     let variables =
         ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"];
-    variables.iter().find_map(|name| number(name)).unwrap_or(0)
+    variables.iter().find_map(|name| number(name))
 }
 
 /// This process' rank on its node before MPI_Init. SLURM_LOCALID is set in any Slurm shell, so it comes last.

@@ -21,6 +21,8 @@ static TERMINAL: LazyLock<Option<Term>> = LazyLock::new(find_terminal);
 
 /// Rank 0 logs from `info` on, the others warnings; RUST_LOG overrides.
 pub fn start_log() {
+    // now: MPI_Init of a single process sets variables like a launcher's
+    LazyLock::force(&TERMINAL);
     let rank = comm::launcher_rank();
     let level = if rank == 0 { LevelFilter::Info } else { LevelFilter::Warn };
     env_logger::Builder::new()
@@ -55,8 +57,12 @@ fn find_terminal() -> Option<Term> {
         let file = File::options().read(true).write(true).open(format!("/proc/{process}/fd/{stream}")).ok();
         file.filter(File::is_terminal)
     };
-    let parent = std::os::unix::process::parent_id().to_string();
-    ["self", &parent].into_iter().find_map(|process| Some(Term::read_write_pair(open(process, 1)?, open(process, 2)?)))
+    // only a launcher's: a shell's streams are not where the user sent ours
+    let parent = comm::launcher_says_rank().map(|_| std::os::unix::process::parent_id().to_string());
+    ["self"]
+        .into_iter()
+        .chain(parent.as_deref())
+        .find_map(|process| Some(Term::read_write_pair(open(process, 1)?, open(process, 2)?)))
 }
 
 /// Standard error and run.log.
