@@ -43,7 +43,7 @@ pub fn mpirun_program(ranks: usize, program: &Path) -> Command {
     command
 }
 
-/// Runs to the end, at most a minute.
+/// Runs to the end, at most two minutes.
 pub fn finish(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     wait(child, Duration::from_secs(120))
