@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use amlfs::checkpoint;
-use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, mpirun_program, text};
+use support::{
+    AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, mpirun_program, skipped, text,
+};
 
 fn search(ranks: usize, settings: &[&str]) -> Output {
     finish(&mut mpirun(ranks, &[SMALL, settings].concat()))
@@ -56,7 +58,7 @@ fn settings_that_can_not_be_end_with_78_on_two_ranks() {
     for (settings, what) in cases {
         let output = search(2, &[*settings, &[&out]].concat());
         if *what == "run.device = \"cuda\": " && output.status.success() {
-            println!("skipped: this machine has CUDA");
+            skipped("this machine has CUDA");
             continue;
         }
         println!("{settings:?}");
@@ -151,7 +153,7 @@ fn a_full_disk_ends_with_1_and_keeps_the_last_checkpoint() {
     std::fs::create_dir(&disk).unwrap();
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1300k", "tmpfs"]).arg(&disk).output();
     if !mount.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no permission to mount a small tmpfs");
+        skipped("no permission to mount a small tmpfs");
         return;
     }
     // a checkpoint of ResNet-8 takes 0.65 MB: the second or third does not fit

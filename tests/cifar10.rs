@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::{assert_code, finish, mpirun};
+use support::{assert_code, finish, mpirun, skipped};
 
 #[test]
 fn softmax_learns_and_a_search_runs_on_real_images() {
@@ -14,7 +14,7 @@ fn softmax_learns_and_a_search_runs_on_real_images() {
     let data = directory.path().join("data");
     let unpacked = Command::new("python3").arg(&unpack).arg(&data).args(["--train=2000", "--test=500"]).output();
     if !unpacked.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no CIFAR-10 ({} needs the images beside it and Pillow)", unpack.display());
+        skipped(&format!("no CIFAR-10 ({} needs the images beside it and Pillow)", unpack.display()));
         return;
     }
     let data = format!("--data={}", data.display());

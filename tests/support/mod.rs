@@ -1,6 +1,7 @@
 //! Runs the program as a user does, and compares what it leaves behind.
 #![allow(dead_code)] // each test binary uses a part
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,6 +61,11 @@ pub fn wait(mut child: Child, limit: Duration) -> Output {
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().expect("its output can be read")
+}
+
+/// Says that a test could not be made here; straight to standard error, because cargo hides what passing tests print.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 pub fn assert_code(output: &Output, code: i32) {
