@@ -58,7 +58,7 @@ impl Head {
 
         let mut z = scaled.mm(&weights.tr()); // the one [N, C] tensor
         if self.kind != HeadKind::Plain {
-            z /= weight_norm.tr();
+            z *= weight_norm.tr().reciprocal();
         }
         let s = match self.kind {
             HeadKind::Plain => &feature_norm * &target_norm,
@@ -70,27 +70,27 @@ impl Head {
         let target = &line.slope * target + &line.intercept * &s;
         let _ = z.scatter_(1, &labels, &target);
 
-        let maximum = z.amax(1, true);
-        z -= &maximum;
-        let _ = z.exp_();
-        let sum = z.sum_dim_intlist(1, true, z.kind());
-        let nll = sum.log() - (target - maximum);
+        // In place: each row is read before it is written. The largest probability can't underflow, so the target's
+        // -log p comes from it: log p_y = z_y - z_max + log p_max.
+        let (maximum, most_likely) = z.max_dim(1, true);
+        let _ = z.internal_softmax_out(&z, 1, false);
+        let nll = maximum - target - z.gather(1, &most_likely, false).log();
         let (value, weight) = loss.weigh(&(-&nll).exp(), &nll);
         let weight = weight / batch as f64;
 
-        // z becomes G, with the target's column already times t'(c): what the products need
-        z *= &weight / sum;
-        let target_gradient = weight * (-nll).expm1(); // w (p - 1)
+        // z becomes G but for each row's weight, which the small factors of the products carry. The target's column
+        // is (p - 1) t'(c).
+        let target_gradient = (-nll).expm1();
         let _ = z.scatter_(1, &labels, &(&target_gradient * &line.slope));
         if self.kind != HeadKind::Plain {
-            z /= weight_norm.tr();
+            z *= weight_norm.tr().reciprocal();
         }
-        let mut d_features = z.mm(weights);
-        let mut d_weights = z.tr().mm(&scaled);
+        let mut d_features = z.mm(weights) * &weight;
+        let mut d_weights = z.tr().mm(&(scaled * &weight));
         drop(z);
 
         // what the norms contribute: s depends on them (through the intercept), and normalising projects them out
-        let through_s = target_gradient * line.intercept;
+        let through_s = target_gradient * weight * line.intercept;
         match self.kind {
             HeadKind::Plain => {
                 d_features += features * (&through_s * &target_norm / &feature_norm);
