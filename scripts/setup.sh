@@ -26,8 +26,10 @@ command -v g++ >/dev/null || need "a C++ compiler" g++
 command -v pkg-config >/dev/null || need "pkg-config" pkg-config
 { pkg-config --exists hdf5 2>/dev/null || command -v h5cc >/dev/null || [ -n "${HDF5_DIR:-}" ]; } ||
     need "HDF5 with headers" libhdf5-dev
-{ ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-    [ -n "${LIBCLANG_PATH:-}" ]; } || need "libclang (bindgen needs it for MPI)" libclang-dev
+# libclang-cpp, which other packages bring along, is another library
+{ ldconfig -p 2>/dev/null | grep -qE 'libclang(-[0-9.]+)?\.so' ||
+    compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]; } ||
+    need "libclang (bindgen needs it for MPI)" libclang-dev
 command -v shellcheck >/dev/null || need "shellcheck (for scripts/test.sh)" shellcheck
 if [ -z "${LIBTORCH:-}" ] && [ -z "${LIBTORCH_USE_PYTORCH:-}" ]; then
     python3 -m pip --version >/dev/null 2>&1 || need "Python's pip (it fetches libtorch)" python3 python3-pip
