@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::comm;
-use crate::config::{Config, DeviceKind, Layers, LossName, PolicyName};
+use crate::config::{Config, DeviceKind, Layers, LossName, PolicyName, Run};
+use crate::data::Store;
 use crate::error::Result;
 
 /// Searches a loss function while the network trains (AM-LFS).
@@ -34,17 +35,23 @@ struct Cli {
 pub enum Command {
     /// Train with one fixed loss: a search with one sample and no update
     Train(TrainArguments),
-    /// Measure a checkpoint's model on the test set
+    /// Measure a checkpoint's model: on its run's test set, or by a benchmark's protocol
     Evaluate(EvaluateArguments),
     /// Show what a checkpoint holds
     Inspect(InspectArguments),
+    /// Pack a data set into one file
+    #[command(subcommand)]
+    Prepare(PrepareCommand),
+    /// Hand a model or its embeddings to other programs
+    #[command(subcommand)]
+    Export(ExportCommand),
     #[command(skip)]
     Search(RunArguments),
 }
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Built-in settings: cifar10, demo
+    /// Built-in settings: cifar10, megaface, faces-small, demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// TOML file with settings, over the preset's
@@ -63,7 +70,7 @@ pub struct RunArguments {
     #[arg(long)]
     pub dry_run: bool,
     /// data.path
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// data.label_noise: share of replaced training labels
     #[arg(long, value_name = "SHARE")]
@@ -104,21 +111,213 @@ pub struct TrainArguments {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct EvaluateArguments {
+    #[command(subcommand)]
+    pub protocol: Option<EvaluateCommand>,
+    #[command(flatten)]
+    pub test_set: EvaluateTestArguments,
+}
+
+#[derive(Args)]
+pub struct EvaluateTestArguments {
     /// A checkpoint: final.h5 or epoch-*.h5
-    pub file: PathBuf,
+    #[arg(required = true)]
+    pub file: Option<PathBuf>,
     /// Where the data are now
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// run.device
-    #[arg(long, value_name = "KIND")]
-    pub device: Option<DeviceKind>,
-    /// run.threads
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    /// Faces: the packed test file
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+    #[command(flatten)]
+    pub machine: MachineArguments,
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum EvaluateCommand {
+    /// MegaFace: rank-1 among up to a million distractors; with mpirun, the distractors are split over the ranks
+    Megaface(MegafaceArguments),
+    /// LFW and other sets of pairs: 10-fold verification
+    Lfw(LfwArguments),
+}
+
+/// How to compute.
+#[derive(Args, Clone, Copy)]
+pub struct MachineArguments {
+    /// run.device
+    #[arg(long, value_name = "KIND")]
+    pub device: Option<DeviceKind>,
+    /// run.devices_per_rank
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub devices_per_rank: Option<u8>,
+    /// run.threads and run.loader_threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl MachineArguments {
+    pub fn adjust(&self, run: &mut Run) {
+        run.device = self.device.unwrap_or(run.device);
+        run.devices_per_rank = self.devices_per_rank.map(Into::into).or(run.devices_per_rank);
+        if let Some(threads) = self.threads {
+            run.threads = threads.into();
+            run.loader_threads = threads.into();
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct MegafaceArguments {
+    /// Checkpoint of the network that embeds the images
+    #[arg(long, value_name = "FILE", conflicts_with = "features")]
+    pub model: Option<PathBuf>,
+    /// Instead of images, read feature files IMAGE_ALGO.bin as the devkit has them
+    #[arg(long, value_name = "ALGO")]
+    pub features: Option<String>,
+    /// Probes: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
+    #[arg(long, value_name = "PATH")]
+    pub facescrub: PathBuf,
+    /// The devkit's facescrub_features_list.json; not with .h5
+    #[arg(long, value_name = "FILE")]
+    pub facescrub_list: Option<PathBuf>,
+    /// Distractors, in the same ways
+    #[arg(long, value_name = "PATH")]
+    pub megaface: PathBuf,
+    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; not with .h5. With a single one (or .h5), smaller
+    /// sizes are its first 10, 100, 1000, ...
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub megaface_list: Vec<PathBuf>,
+    /// Image names whose feature is replaced by its identity's centre in the refined figures
+    #[arg(long, value_name = "FILE")]
+    pub facescrub_noises: Option<PathBuf>,
+    /// Image names that are no distractors in the refined figures
+    #[arg(long, value_name = "FILE")]
+    pub megaface_noises: Option<PathBuf>,
+    /// Also write the features as the devkit's files, below facescrub/ and megaface/
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub write_features: Option<PathBuf>,
+    /// Directory for the devkit's cmc_*.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArguments,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("pairs").required(true).args(["bin", "images"])))]
+pub struct LfwArguments {
+    /// Checkpoint of the network
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// insightface's lfw.bin, agedb_30.bin, cfp_fp.bin ...
+    #[arg(long, value_name = "FILE")]
+    pub bin: Option<PathBuf>,
+    /// Directory of NAME/NAME_0001.jpg ..., aligned
+    #[arg(long, value_name = "DIR", requires = "pairs_file")]
+    pub images: Option<PathBuf>,
+    /// pairs.txt
+    #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images")]
+    pub pairs: Option<PathBuf>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArguments,
+}
+
+#[derive(Subcommand)]
+pub enum PrepareCommand {
+    /// Faces: a directory of identities with image files, or an insightface folder (train.rec, train.idx, property)
+    Faces(PrepareFacesArguments),
+    /// Generated images as a directory of identities, to try things with
+    Glyphs(PrepareGlyphsArguments),
+}
+
+#[derive(Args)]
+pub struct PrepareFacesArguments {
+    pub source: PathBuf,
+    /// The packed file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Height x width of the stored images
+    #[arg(long, value_name = "HxW", default_value = "112x96", value_parser = parse_size)]
+    pub size: (usize, usize),
+    /// Encoded images take a tenth of the space, raw ones no time to decode
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Store::Jpeg)]
+    pub store: Store,
+    /// Names of identities to leave out, one per line: directory names, or labels of a .rec without train.lst
+    #[arg(long, value_name = "FILE")]
+    pub exclude: Vec<PathBuf>,
+    /// Share of the images that may be undecodable; they are left out and listed
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_skipped: f64,
+    /// Worker threads; default: one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Args)]
+pub struct PrepareGlyphsArguments {
+    /// The directory to make
+    pub out: PathBuf,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub identities: u32,
+    /// Images of each identity
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub images: u32,
+    /// Height x width
+    #[arg(long, value_name = "HxW", default_value = "112x96", value_parser = parse_size)]
+    pub size: (usize, usize),
+    /// 0 (clean) to 1 (hardly readable)
+    #[arg(long, default_value_t = 0.3)]
+    pub difficulty: f64,
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Subcommand)]
+pub enum ExportCommand {
+    /// Unit embeddings of the images below a directory, with their mirror images' added: .h5 or .npy
+    Embeddings(ExportEmbeddingsArguments),
+    /// The model's weights for PyTorch: .safetensors
+    Weights(ExportWeightsArguments),
+}
+
+#[derive(Args)]
+pub struct ExportEmbeddingsArguments {
+    /// Checkpoint of the network
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Directory of images, in a directory per identity
+    pub images: PathBuf,
+    /// .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub machine: MachineArguments,
+}
+
+#[derive(Args)]
+pub struct ExportWeightsArguments {
+    /// A checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
+    let sides = text.split_once('x').and_then(|(height, width)| Some((height.parse().ok()?, width.parse().ok()?)));
+    sides
+        .filter(|&(height, width): &(usize, usize)| (16..=1024).contains(&height) && (16..=1024).contains(&width))
+        .ok_or_else(|| "expected HEIGHTxWIDTH, each 16 to 1024, for example 112x96".into())
 }
 
 #[derive(Args)]
@@ -145,7 +344,8 @@ pub fn parse() -> Command {
 impl RunArguments {
     /// The configuration: presets, files, --set, then flags; `loss` is `train`'s.
     pub fn resolve(&self, loss: Option<LossName>) -> Result<Config> {
-        let mut layers = Layers::new(self.preset.as_deref())?;
+        let loss_name = loss.as_ref().map(name);
+        let mut layers = Layers::new(self.preset.as_deref(), loss_name.as_ref().and_then(toml::Value::as_str))?;
         for file in &self.config {
             layers.add_file(file)?;
         }
@@ -167,8 +367,8 @@ impl RunArguments {
         set("--device", "run.device", self.device.as_ref().map(name))?;
         set("--devices-per-rank", "run.devices_per_rank", self.devices_per_rank.map(count))?;
         set("--max-hours", "run.max_hours", self.max_hours.map(Into::into))?;
-        if let Some(loss) = loss {
-            set("--loss", "loss.name", Some(name(&loss)))?;
+        if loss_name.is_some() {
+            set("--loss", "loss.name", loss_name)?;
             set("train", "search.samples", Some(1.into()))?;
             set("train", "search.policy", Some("fixed".into()))?;
         }

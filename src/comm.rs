@@ -81,6 +81,18 @@ impl Comm {
         }
     }
 
+    /// As `all_gather`, of f32.
+    pub fn all_gather_f32(&self, values: &[f32]) -> Vec<f32> {
+        match &self.mpi {
+            None => values.to_vec(),
+            Some((_, world)) => {
+                let mut gathered = vec![0.0; values.len() * self.size()];
+                world.all_gather_into(values, &mut gathered[..]);
+                gathered
+            }
+        }
+    }
+
     /// The largest `value` of all ranks.
     pub fn all_max(&self, value: u64) -> u64 {
         match &self.mpi {

@@ -9,6 +9,8 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
+mod hdf5_file;
 pub mod loss;
 pub mod model;
 pub mod policy;

@@ -127,7 +127,7 @@ mod tests {
     use crate::loss::Space;
 
     fn policy(name: &str, mu: Vec<f64>, sigma: f64) -> Policy {
-        let mut layers = config::Layers::new(Some("demo")).unwrap();
+        let mut layers = config::Layers::new(Some("demo"), None).unwrap();
         layers.set_text(&format!("search.policy={name}")).unwrap();
         layers.set_text("search.learning_rate=0.05").unwrap();
         let sigma = vec![sigma; mu.len()];

@@ -24,6 +24,8 @@ pub enum Purpose {
     Split = 6,
     /// Generated images; counters: what the generator says.
     Glyphs = 7,
+    /// Identities held out of training; counters: 0, or 1 + identity for the choice of its images.
+    HeldOut = 8,
 }
 
 /// The generator of (seed, purpose, counters). ChaCha8 keyed with all of them: distinct inputs give independent

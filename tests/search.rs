@@ -36,6 +36,10 @@ impl Earnings {
 }
 
 impl Task for Earnings {
+    fn describe(&self) -> String {
+        "no data".into()
+    }
+
     fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
         self.theta = epoch.theta.to_vec();
         self.trained.push((epoch.epoch, epoch.stream));
@@ -113,7 +117,7 @@ fn copy(progress: &Progress) -> Progress {
 }
 
 fn config(settings: &[&str]) -> Config {
-    let mut layers = Layers::new(Some("demo")).unwrap();
+    let mut layers = Layers::new(Some("demo"), None).unwrap();
     let common = [
         "search.intervals=1",
         "search.policy=reinforce",

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{Checkpoint, Outcome};
+use super::Checkpoint;
+use crate::hdf5_file::Outcome;
 use crate::state::{EpochRecord, SampleRecord};
 
 /// A data set in the file.

@@ -174,12 +174,6 @@ fn epoch_number(name: &str) -> Option<usize> {
     (epoch_file(Path::new(""), epoch).to_str() == Some(name)).then_some(epoch)
 }
 
-fn temporary_file(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    name.into()
-}
-
 /// CRC-32 of the first `length` bytes of a file.
 fn file_checksum(file: &fs::File, length: u64) -> io::Result<u32> {
     let mut hasher = crc32fast::Hasher::new();
@@ -189,44 +183,6 @@ fn file_checksum(file: &fs::File, length: u64) -> io::Result<u32> {
         match rest.read(&mut buffer)? {
             0 => return Ok(hasher.finalize()),
             count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-/// Why a file can't be written or read: part of a sentence that the file's path begins.
-struct Cause(String);
-
-type Outcome<T> = std::result::Result<T, Cause>;
-
-impl From<String> for Cause {
-    fn from(text: String) -> Cause {
-        Cause(text)
-    }
-}
-
-impl From<&str> for Cause {
-    fn from(text: &str) -> Cause {
-        Cause(text.to_owned())
-    }
-}
-
-impl From<io::Error> for Cause {
-    fn from(error: io::Error) -> Cause {
-        Cause(error.to_string())
-    }
-}
-
-impl From<hdf5::Error> for Cause {
-    fn from(error: hdf5::Error) -> Cause {
-        // the innermost frame is the cause; the others say who called whom
-        let text = match error.stack().as_ref().and_then(|stack| stack.last()) {
-            Some(frame) => frame.desc().to_owned(),
-            None => error.to_string(),
-        };
-        // failed system calls come with time, buffer address and file name on several lines
-        match text.split_once("error message = '").and_then(|(_, rest)| rest.split_once('\'')) {
-            Some((reason, _)) => Cause(reason.to_owned()),
-            None => Cause(format!("HDF5: {}", text.lines().next().unwrap_or_default())),
         }
     }
 }

@@ -5,14 +5,12 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use hdf5::types::VarLenUnicode;
 use hdf5::{File, Group, H5Type};
 
 use super::layout::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
-use super::{
-    Cause, Checkpoint, END_MARK, FILETYPE, NamedTensor, Outcome, RunInfo, TRAILER_LEN, VERSION, file_checksum,
-};
+use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
 use crate::error::{Error, Result};
+use crate::hdf5_file::{self, Cause, Outcome, text};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
 
 const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
@@ -27,9 +25,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 
 fn read_file(path: &Path) -> Outcome<Checkpoint> {
     check_bytes(path)?;
-    hdf5::silence_errors(true);
-    let file = File::with_options().with_fapl(|fapl| fapl.file_locking(false)).open(path)?;
-    check_kind(&file)?;
+    let file = open(path)?;
 
     let policy = read_policy(&file)?;
     let mut tensors = Vec::new();
@@ -60,11 +56,16 @@ fn read_file(path: &Path) -> Outcome<Checkpoint> {
     Ok(checkpoint)
 }
 
+fn open(path: &Path) -> Outcome<File> {
+    let file = hdf5_file::open(path)?;
+    hdf5_file::check_kind(&file, FILETYPE, VERSION, "an amlfs checkpoint")?;
+    Ok(file)
+}
+
 /// Whether the file is whole and holds this configuration and these data sets, bit for bit.
 pub(super) fn holds(path: &Path, info: &RunInfo, blocks: &[Block]) -> Outcome<bool> {
     check_bytes(path)?;
-    let file = File::with_options().with_fapl(|fapl| fapl.file_locking(false)).open(path)?;
-    check_kind(&file)?;
+    let file = open(path)?;
     let same = |block: &Block| -> Outcome<bool> {
         let dataset = file.dataset(&block.path)?;
         let values = match &block.values {
@@ -110,19 +111,6 @@ fn check_bytes(path: &Path) -> Outcome<()> {
         return Err("damaged: its content does not match its checksum".into());
     }
     Ok(())
-}
-
-fn check_kind(file: &File) -> Outcome<()> {
-    let filetype = text(file, "filetype").map_err(|_| "not an amlfs checkpoint (no filetype)")?;
-    if filetype != FILETYPE {
-        return Err(format!("not an amlfs checkpoint (its filetype is \"{filetype}\")").into());
-    }
-    let version = file.attr("version").and_then(|attribute| attribute.read_raw::<i32>());
-    match version.as_deref() {
-        Ok([major, _]) if *major == VERSION[0] => Ok(()),
-        Ok([major, minor]) => Err(format!("format version {major}.{minor}; this amlfs reads {}.x", VERSION[0]).into()),
-        _ => Err("damaged: it has no format version".into()),
-    }
 }
 
 fn read_policy(file: &File) -> Outcome<PolicyState> {
@@ -223,11 +211,6 @@ fn values<T: H5Type>(file: &File, path: &str, expected: Option<&[usize]>) -> Out
 fn scalar<T: H5Type>(file: &File, path: &str) -> Outcome<T> {
     let dataset = file.dataset(path).map_err(|_| format!("damaged: it has no {path}"))?;
     Ok(dataset.read_scalar()?)
-}
-
-fn text(file: &File, name: &str) -> Outcome<String> {
-    let attribute = file.attr(name).map_err(|_| format!("damaged: it has no attribute {name}"))?;
-    Ok(attribute.read_scalar::<VarLenUnicode>()?.as_str().to_owned())
 }
 
 fn number(file: &File, name: &str) -> Outcome<u64> {

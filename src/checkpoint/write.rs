@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use hdf5::types::VarLenUnicode;
-use hdf5::{Group, H5Type, Location};
+use hdf5::{Group, H5Type};
 
 use super::layout::{Block, Values, blocks, digest};
-use super::{Cause, Checkpoint, END_MARK, FILETYPE, Outcome, VERSION, file_checksum, read, temporary_file};
+use super::{Checkpoint, END_MARK, FILETYPE, VERSION, file_checksum, read};
 use crate::error::{Error, Result};
+use crate::hdf5_file::{self, Cause, Outcome, write_text};
 
 /// Elements in a chunk at most; 4 MiB of f32.
 const CHUNK_LEN: usize = 1 << 20;
@@ -21,7 +21,7 @@ const CHUNK_LEN: usize = 1 << 20;
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; a ragged history; a tensor that
 /// is not below `model` or `optimizer`, or whose shape and values disagree. The temporary file is then removed.
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let temporary = temporary_file(path);
+    let temporary = hdf5_file::with_suffix(path, ".tmp");
     write_and_rename(path, &temporary, checkpoint).map_err(|Cause(text)| {
         // it may not exist, and the first error is the one to report
         let _ = fs::remove_file(&temporary);
@@ -38,25 +38,14 @@ fn write_and_rename(path: &Path, temporary: &Path, checkpoint: &Checkpoint) -> O
     if !same.map_err(|Cause(text)| format!("reading it back failed: {text}"))? {
         return Err("reading it back gave something else".into());
     }
-
-    fs::File::open(temporary)?.sync_all()?;
-    fs::rename(temporary, path)?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(dir)?.sync_all()?;
-    Ok(())
+    hdf5_file::sync_and_rename(temporary, path)
 }
 
 fn write_hdf5(path: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome<()> {
-    hdf5::silence_errors(true);
-    let file = hdf5::File::with_options()
-        // Lustre and NFS may refuse locks; the 1.10 format has checksums on its metadata
-        .with_fapl(|fapl| fapl.file_locking(false).libver_v110())
-        .with_fcpl(|fcpl| fcpl.obj_track_times(false))
-        .create(path)?;
-
+    let file = hdf5_file::create(path)?;
+    hdf5_file::write_kind(&file, FILETYPE, VERSION)?;
     let info = &checkpoint.info;
     for (name, text) in [
-        ("filetype", FILETYPE),
         ("amlfs_version", env!("CARGO_PKG_VERSION")),
         ("git_sha1", option_env!("AMLFS_GIT_SHA1").unwrap_or("unknown")),
         ("date", &jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
@@ -67,7 +56,6 @@ fn write_hdf5(path: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome
     ] {
         write_text(&file, name, text)?;
     }
-    file.new_attr::<i32>().shape(VERSION.len()).create("version")?.write_raw(&VERSION)?;
     for (name, number) in [
         ("seed", info.seed),
         ("ranks", info.ranks as u64),
@@ -126,12 +114,6 @@ fn chunk_shape(shape: &[usize]) -> Vec<usize> {
         room /= *size;
     }
     chunk
-}
-
-fn write_text(location: &Location, name: &str, text: &str) -> Outcome<()> {
-    let text: VarLenUnicode = text.parse().map_err(|_| format!("{name} contains a NUL character"))?;
-    location.new_attr::<VarLenUnicode>().create(name)?.write_scalar(&text)?;
-    Ok(())
 }
 
 /// Appends the checksum of the whole file.

@@ -1,11 +1,19 @@
 //! One file per subcommand.
 
 mod evaluate;
+mod export;
 mod inspect;
+mod prepare;
 mod search;
 
+use std::time::Duration;
+
 use crate::cli::Command;
+use crate::comm::{self, Comm};
 use crate::error::Result;
+
+/// How long a rank that failed waits for the others to have failed too, before it ends them.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn run(command: Command) -> Result<()> {
     match command {
@@ -13,5 +21,20 @@ pub fn run(command: Command) -> Result<()> {
         Command::Train(arguments) => search::run(&arguments.run, Some(arguments.loss)),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Prepare(command) => prepare::run(&command),
+        Command::Export(command) => export::run(&command),
     }
+}
+
+/// Runs `work` on every rank. A rank that fails alone ends the others, which would wait for it for ever.
+fn on_all_ranks(work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
+    let comm = Comm::world()?;
+    let outcome = work(&comm);
+    if let Err(error) = &outcome
+        && !comm.meet(PATIENCE)
+    {
+        let code = crate::process::report(error);
+        comm::abort_all(code);
+    }
+    outcome
 }

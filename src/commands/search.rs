@@ -1,9 +1,8 @@
 //! The search, and `train`: the same with one fixed loss.
 
-use std::time::Duration;
-
 use tch::Device;
 
+use super::on_all_ranks;
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::RunArguments;
 use crate::comm::{self, Comm};
@@ -16,24 +15,13 @@ use crate::run_directory::{Found, RunDirectory, RunJournal};
 use crate::search::{self, Progress};
 use crate::state::PolicyState;
 use crate::stop::Stop;
-use crate::task::{Classification, Task};
+use crate::task::{self, Task};
 use crate::terminal;
-
-/// How long a rank that failed waits for the others to have failed too, before it ends them.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn run(arguments: &RunArguments, loss: Option<LossName>) -> Result<()> {
     // What every rank can see by itself fails on all of them, before MPI; one says so.
     let (config, devices) = settings(arguments, loss).map_err(only_rank_0_speaks)?;
-    let comm = Comm::world()?;
-    let outcome = with_ranks(arguments, &config, &devices, &comm);
-    if let Err(error) = &outcome
-        && !comm.meet(PATIENCE)
-    {
-        let code = crate::process::report(error);
-        comm::abort_all(code);
-    }
-    outcome
+    on_all_ranks(|comm| with_ranks(arguments, &config, &devices, comm))
 }
 
 fn only_rank_0_speaks(error: Error) -> Error {
@@ -73,10 +61,10 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     }
     device::check(devices, comm)?;
     // before anything is written, so that a wrong path leaves no run directory behind
-    let mut task = comm.agree(Classification::new(config, devices))?;
+    let mut task = comm.agree(task::open(config, devices))?;
     if arguments.dry_run {
         if comm.is_root() {
-            print_plan(config, comm, devices, &task);
+            print_plan(config, comm, devices, &*task);
         }
         return Ok(());
     }
@@ -91,7 +79,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         return Ok(());
     }
     let stop = Stop::new(directory.path(), config.run.max_hours)?;
-    let (mut policy, progress) = start(config, comm, &mut task, found)?;
+    let (mut policy, progress) = start(config, comm, &mut *task, found)?;
     if comm.is_root() {
         directory.write_label_changes(task.label_changes())?;
         log::info!("{}", task.describe());
@@ -114,7 +102,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     let specs = task.specs().to_vec();
     let mut journal = RunJournal::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
     journal.start(&progress.history);
-    match search::run(config, comm, &mut task, &mut policy, &mut journal, progress) {
+    match search::run(config, comm, &mut *task, &mut policy, &mut journal, progress) {
         Ok(progress) if comm.is_root() => {
             let test = task.test()?;
             journal.finish(&progress, test.clone())?;
@@ -135,7 +123,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
 
 /// The policy and the progress to start from, the same on all ranks: a checkpoint's, which rank 0 has, or the
 /// initial ones, which every rank makes itself.
-fn start(config: &Config, comm: &Comm, task: &mut Classification, found: Found) -> Result<(Policy, Progress)> {
+fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Result<(Policy, Progress)> {
     let space = Space { intervals: if config.loss.name == LossName::Unified { config.search.intervals } else { 0 } };
     let sigma = space.sigma(config.search.sigma, config.search.transforms);
     let policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
@@ -163,7 +151,7 @@ fn start(config: &Config, comm: &Comm, task: &mut Classification, found: Found) 
     Ok((policy, progress))
 }
 
-fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &Classification) -> Result<()> {
+fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &dyn Task) -> Result<()> {
     if checkpoint.policy.mu.len() != progress.policy.mu.len() || checkpoint.history.len() != checkpoint.epoch {
         return Err(Error::failed("the checkpoint does not fit its own configuration"));
     }
@@ -175,7 +163,7 @@ fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &Classification
     Ok(())
 }
 
-fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &Classification) {
+fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task) {
     print!("{}", config.to_toml());
     let numbers = task.specs().iter().map(|spec| spec.len()).sum::<usize>();
     let model: usize = task.specs().iter().filter(|spec| spec.path.starts_with("model/")).map(|spec| spec.len()).sum();

@@ -8,15 +8,21 @@ use super::Config;
 use crate::error::{Error, Result};
 
 const DEFAULTS: &str = include_str!("../presets/defaults.toml");
-const PRESETS: &[(&str, &str)] =
-    &[("cifar10", include_str!("../presets/cifar10.toml")), ("demo", include_str!("../presets/demo.toml"))];
+const PRESETS: &[(&str, &str)] = &[
+    ("cifar10", include_str!("../presets/cifar10.toml")),
+    ("demo", include_str!("../presets/demo.toml")),
+    ("megaface", include_str!("../presets/megaface.toml")),
+    ("faces-small", include_str!("../presets/faces-small.toml")),
+];
+/// A preset's table of settings for single fixed losses: `[recipes.a-softmax.train]` and so on.
+const RECIPES: &str = "recipes";
 
 /// The layers of a configuration, lowest first, each with the name of its source.
 pub struct Layers(Vec<(String, Table)>);
 
 impl Layers {
-    /// The defaults and, if named, a preset. Error: an unknown preset.
-    pub fn new(preset: Option<&str>) -> Result<Layers> {
+    /// The defaults and, if named, a preset with its recipe for the fixed loss `loss`. Error: an unknown preset.
+    pub fn new(preset: Option<&str>, loss: Option<&str>) -> Result<Layers> {
         let mut layers = Layers(vec![("defaults".into(), parse(DEFAULTS).expect("defaults.toml is valid"))]);
         if let Some(name) = preset {
             let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
@@ -26,7 +32,14 @@ impl Layers {
                     known.join(", ")
                 )));
             };
-            layers.0.push((format!("preset {name}"), parse(text).expect("presets are valid")));
+            let mut table = parse(text).expect("presets are valid");
+            let recipes = table.remove(RECIPES);
+            layers.0.push((format!("preset {name}"), table));
+            let recipe =
+                loss.and_then(|loss| recipes?.get(loss)?.as_table().cloned().map(|recipe| (loss.to_owned(), recipe)));
+            if let Some((loss, recipe)) = recipe {
+                layers.0.push((format!("preset {name}, recipe {loss}"), recipe));
+            }
         }
         Ok(layers)
     }
@@ -131,7 +144,7 @@ mod tests {
     use super::*;
 
     fn error(assignments: &[&str]) -> String {
-        let mut layers = Layers::new(Some("demo")).unwrap();
+        let mut layers = Layers::new(Some("demo"), None).unwrap();
         for assignment in assignments {
             layers.set_text(assignment).unwrap();
         }
@@ -158,7 +171,7 @@ mod tests {
 
     #[test]
     fn later_layers_win_and_the_text_round_trips() {
-        let mut layers = Layers::new(Some("demo")).unwrap();
+        let mut layers = Layers::new(Some("demo"), None).unwrap();
         layers.set_text("train.epochs = 3").unwrap();
         layers.set("--loss", "loss.name", "arcface".into()).unwrap();
         let config = layers.resolve().unwrap();
@@ -168,16 +181,36 @@ mod tests {
 
     #[test]
     fn every_preset_resolves() {
-        for (name, _) in PRESETS {
-            let mut layers = Layers::new(Some(name)).unwrap();
-            layers.set("--data", "data.path", "somewhere".into()).unwrap();
-            layers.resolve().unwrap();
+        for (name, text) in PRESETS {
+            let resolve = |loss: Option<&str>| {
+                let mut layers = Layers::new(Some(name), loss).unwrap();
+                layers.set("--data", "data.path", "somewhere".into()).unwrap();
+                if let Some(loss) = loss {
+                    layers.set("--loss", "loss.name", loss.into()).unwrap();
+                }
+                layers.resolve().unwrap()
+            };
+            let searched = resolve(None);
+            for (loss, _) in parse(text).unwrap().get(RECIPES).and_then(Value::as_table).into_iter().flatten() {
+                assert_ne!(resolve(Some(loss)).to_toml(), searched.to_toml(), "{name}, {loss}");
+            }
         }
     }
 
     #[test]
+    fn a_recipe_is_over_its_preset_and_under_everything_else() {
+        let mut layers = Layers::new(Some("megaface"), Some("a-softmax")).unwrap();
+        for assignment in ["loss.name=a-softmax", "data.path=x", "train.batch_size=7"] {
+            layers.set_text(assignment).unwrap();
+        }
+        let config = layers.resolve().unwrap();
+        assert_eq!((config.train.epochs, config.train.batch_size, config.loss.margin), (14, 7, Some(4.0)));
+        assert_eq!(config.loss.head, Some(super::super::HeadKind::Weights));
+    }
+
+    #[test]
     fn differences_ignore_where_it_runs_and_name_what_changed() {
-        let ours = Layers::new(Some("demo")).unwrap().resolve().unwrap();
+        let ours = Layers::new(Some("demo"), None).unwrap().resolve().unwrap();
         let mut theirs = ours.clone();
         theirs.run.keep = 9;
         theirs.data.path = Some("elsewhere".into());

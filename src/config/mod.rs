@@ -36,6 +36,7 @@ pub struct Data {
     pub crop_padding: usize,
     pub mirror: bool,
     pub glyphs: Glyphs,
+    pub faces: Faces,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub struct Data {
 pub enum DataKind {
     Cifar10,
     Glyphs,
+    Faces,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -57,15 +59,29 @@ pub struct Glyphs {
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
+pub struct Faces {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// Height and width in pixels.
+    pub size: [usize; 2],
+    pub probe_identities: usize,
+    pub distractor_identities: usize,
+    pub images_per_identity: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Model {
     pub name: ModelName,
     pub depth: usize,
+    pub width: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelName {
     ResnetCifar,
+    Sphereface,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -90,6 +106,7 @@ pub enum LossName {
     LSoftmax,
     ASoftmax,
     AmSoftmax,
+    Cosface,
     Arcface,
     Focal,
 }
@@ -151,6 +168,8 @@ pub enum DataOrder {
 #[serde(deny_unknown_fields)]
 pub struct Train {
     pub epochs: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch_iterations: Option<usize>,
     pub batch_size: usize,
     pub optimizer: OptimizerName,
     pub learning_rate: f64,
@@ -220,6 +239,19 @@ impl Config {
                 "set for CIFAR-10: --data DIR (the directory of data_batch_1.bin)",
             )?;
         }
+        if data.kind == DataKind::Faces {
+            ensure(data.path.is_some(), "data.path", "set for faces: --data FILE (written by amlfs prepare faces)")?;
+        }
+        let faces = &data.faces;
+        ensure(faces.size.iter().all(|side| (16..=1024).contains(side)), "data.faces.size", "two numbers, 16 to 1024")?;
+        ensure((1..=1 << 20).contains(&faces.probe_identities), "data.faces.probe_identities", "1 to 1048576")?;
+        ensure(
+            (1..=1 << 20).contains(&faces.distractor_identities),
+            "data.faces.distractor_identities",
+            "1 to 1048576",
+        )?;
+        ensure((2..=1 << 20).contains(&faces.images_per_identity), "data.faces.images_per_identity", "2 to 1048576")?;
+        ensure(model.width > 0.0 && model.width <= 4.0, "model.width", "above 0 and at most 4")?;
         let glyphs = &data.glyphs;
         ensure((2..=100_000).contains(&glyphs.classes), "data.glyphs.classes", "2 to 100000")?;
         ensure(glyphs.train_images >= 2 * glyphs.classes, "data.glyphs.train_images", "at least two for each class")?;
@@ -248,6 +280,11 @@ impl Config {
         let pairs = search.policy != PolicyName::Mirrored || search.samples % 2 == 0;
         ensure(pairs, "search.samples", "even for the policy 'mirrored', which draws pairs")?;
         ensure((1..=100_000).contains(&train.epochs), "train.epochs", "1 to 100000")?;
+        ensure(
+            train.epoch_iterations.is_none_or(|n| (1..=1 << 30).contains(&n)),
+            "train.epoch_iterations",
+            "1 to 2^30",
+        )?;
         ensure((1..=1 << 20).contains(&train.batch_size), "train.batch_size", "1 to 1048576")?;
         ensure(train.learning_rate.is_finite() && train.learning_rate > 0.0, "train.learning_rate", "above 0")?;
         ensure(train.milestones.is_sorted(), "train.milestones", "in ascending order")?;
@@ -268,7 +305,7 @@ impl Config {
             LossName::LSoftmax | LossName::ASoftmax => {
                 ((1..=8).any(|m| margin == m as f64), "a whole number from 1 to 8")
             }
-            LossName::AmSoftmax => ((0.0..2.0).contains(&margin), "at least 0 and below 2"),
+            LossName::AmSoftmax | LossName::Cosface => ((0.0..2.0).contains(&margin), "at least 0 and below 2"),
             LossName::Arcface => {
                 ((0.0..std::f64::consts::FRAC_PI_2).contains(&margin), "at least 0 and below pi/2 (radians)")
             }
@@ -294,6 +331,7 @@ impl Config {
         let comparable = |config: &Config| {
             let mut config = config.clone();
             config.data.path = None;
+            config.data.faces.test = None;
             let Run { seed, threads, .. } = config.run;
             config.run = Run {
                 seed,
@@ -334,7 +372,7 @@ impl LossName {
         match self {
             LossName::Unified | LossName::Softmax | LossName::LSoftmax | LossName::Focal => HeadKind::Plain,
             LossName::ASoftmax => HeadKind::Weights,
-            LossName::AmSoftmax | LossName::Arcface => HeadKind::Normalised,
+            LossName::AmSoftmax | LossName::Cosface | LossName::Arcface => HeadKind::Normalised,
         }
     }
 
@@ -342,7 +380,7 @@ impl LossName {
         match self {
             LossName::Unified | LossName::Softmax => None,
             LossName::LSoftmax | LossName::ASoftmax => Some(4.0),
-            LossName::AmSoftmax => Some(0.35),
+            LossName::AmSoftmax | LossName::Cosface => Some(0.35),
             LossName::Arcface => Some(0.5),
             LossName::Focal => Some(2.0),
         }

@@ -77,12 +77,13 @@ impl Images for Cifar10 {
         self.record(index)[0] as u32
     }
 
-    fn read(&self, index: usize, pixels: &mut [u8]) {
+    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
         let (red, rest) = self.record(index)[1..].split_at(PLANE);
         let (green, blue) = rest.split_at(PLANE);
         for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
             pixel.copy_from_slice(&[red[i], green[i], blue[i]]);
         }
+        Ok(())
     }
 }
 
@@ -116,7 +117,7 @@ mod tests {
         assert_eq!((training.count(), test.count()), (10, 1));
         assert_eq!((0..10).map(|i| training.label(i)).collect::<Vec<_>>(), [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]);
         let mut pixels = vec![0; 3 * PLANE];
-        training.read(4, &mut pixels);
+        training.read(4, &mut pixels).unwrap();
         assert_eq!((&pixels[..3], &pixels[3 * PLANE - 3..]), (&[13, 23, 33][..], &[13, 23, 33][..]));
     }
 

@@ -24,7 +24,8 @@ impl Dataset {
         Dataset::part(images, indices)
     }
 
-    fn part(images: Arc<dyn Images>, indices: Vec<u32>) -> Dataset {
+    /// Some of the source's images, with its labels.
+    pub fn part(images: Arc<dyn Images>, indices: Vec<u32>) -> Dataset {
         let labels = indices.iter().map(|&index| images.label(index as usize)).collect();
         Dataset { images, indices, labels }
     }
@@ -102,8 +103,9 @@ pub(super) mod tests {
         fn label(&self, index: usize) -> u32 {
             (index % self.classes) as u32
         }
-        fn read(&self, index: usize, pixels: &mut [u8]) {
+        fn read(&self, index: usize, pixels: &mut [u8]) -> crate::error::Result<()> {
             pixels.fill(index as u8);
+            Ok(())
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Glyphs, Images};
 use crate::config;
+use crate::error::Result;
 
 /// Test images are numbered from here on, far from the training images.
 const FIRST_TEST_IMAGE: u64 = 1 << 40;
@@ -37,7 +38,8 @@ impl Images for GlyphImages {
         (index % self.glyphs.classes()) as u32
     }
 
-    fn read(&self, index: usize, pixels: &mut [u8]) {
+    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
         self.glyphs.draw(self.label(index) as usize, self.first + index as u64, pixels);
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use tch::{Kind, Tensor};
 
 use super::{Augment, Dataset};
+use crate::error::Result;
 use crate::rng::{Purpose, rng};
 
 /// Batches that each worker holds ready: enough to hide a slow one, few enough to cost no memory.
@@ -20,26 +21,32 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
-/// A random order of a data set of `len` examples for one epoch. Samples with the same stream see the same order.
-pub fn shuffled(len: usize, seed: u64, epoch: u64, stream: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..len as u32).collect();
-    order.shuffle(&mut rng(seed, Purpose::Order, &[epoch, stream]));
+/// `count` examples of a data set of `len` in random order for one epoch: shuffled passes, one after the other, the
+/// last one cut. Samples with the same stream see the same order.
+pub fn shuffled(len: usize, count: usize, seed: u64, epoch: u64, stream: u64) -> Vec<u32> {
+    let mut order = Vec::with_capacity(count.next_multiple_of(len));
+    for pass in 0..count.div_ceil(len) as u64 {
+        let start = order.len();
+        order.extend(0..len as u32);
+        order[start..].shuffle(&mut rng(seed, Purpose::Order, &[epoch, stream, pass]));
+    }
+    order.truncate(count);
     order
 }
 
 /// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
-/// Dropping the iterator ends its threads.
+/// Dropping the iterator ends its threads. Items are errors where an image is damaged.
 pub fn batches(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,
     batch_size: usize,
     augment: Option<Augment>,
     threads: usize,
-) -> impl Iterator<Item = Batch> + use<> {
+) -> impl Iterator<Item = Result<Batch>> + use<> {
     let count = order.len().div_ceil(batch_size);
     let order = Arc::new(order);
     // worker w prepares batches w, w + threads, ...: taking from the workers in turn keeps the order
-    let workers: Vec<Receiver<Batch>> = (0..threads)
+    let workers: Vec<Receiver<Result<Batch>>> = (0..threads)
         .map(|worker| {
             let (sender, receiver) = sync_channel(AHEAD);
             let (dataset, order) = (dataset.clone(), order.clone());
@@ -56,7 +63,7 @@ pub fn batches(
     (0..count).map(move |i| workers[i % threads].recv().expect("a loader thread panicked"))
 }
 
-fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Batch {
+fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Result<Batch> {
     let (height, width) = dataset.images.size();
     let length = 3 * height * width;
     let mut bytes = vec![0; positions.len() * length];
@@ -65,15 +72,15 @@ fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Ba
         let index = dataset.indices[position as usize];
         match augment {
             Some(augment) => {
-                dataset.images.read(index as usize, &mut plain);
+                dataset.images.read(index as usize, &mut plain)?;
                 augment.apply(index as u64, (height, width), &plain, out);
             }
-            None => dataset.images.read(index as usize, out),
+            None => dataset.images.read(index as usize, out)?,
         }
     }
     let labels: Vec<i64> = positions.iter().map(|&position| dataset.labels[position as usize] as i64).collect();
     let size = [positions.len() as i64, height as i64, width as i64, 3];
-    Batch { images: Tensor::from_data_size(&bytes, &size, Kind::Uint8), labels: Tensor::from_slice(&labels) }
+    Ok(Batch { images: Tensor::from_data_size(&bytes, &size, Kind::Uint8), labels: Tensor::from_slice(&labels) })
 }
 
 #[cfg(test)]
@@ -83,8 +90,9 @@ mod tests {
 
     fn all(threads: usize, augment: Option<Augment>) -> Vec<(Vec<u8>, Vec<i64>)> {
         let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
-        batches(&dataset, shuffled(50, 1, 2, 0), 8, augment, threads)
+        batches(&dataset, shuffled(50, 50, 1, 2, 0), 8, augment, threads)
             .map(|batch| {
+                let batch = batch.unwrap();
                 let bytes = Vec::<u8>::try_from(batch.images.reshape(-1)).unwrap();
                 (bytes, Vec::<i64>::try_from(batch.labels).unwrap())
             })
@@ -118,7 +126,7 @@ mod tests {
     #[test]
     fn a_loader_that_is_dropped_early_leaves_no_thread_waiting() {
         let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
-        let mut few = batches(&dataset, shuffled(50, 1, 2, 0), 2, None, 3);
+        let mut few = batches(&dataset, shuffled(50, 50, 1, 2, 0), 2, None, 3);
         few.next();
         drop(few);
         for _ in 0..200 {
@@ -132,9 +140,21 @@ mod tests {
 
     #[test]
     fn orders_differ_between_epochs_streams_and_seeds() {
-        let order = shuffled(100, 1, 2, 0);
-        assert_ne!(order, shuffled(100, 1, 3, 0));
-        assert_ne!(order, shuffled(100, 1, 2, 1));
-        assert_ne!(order, shuffled(100, 2, 2, 0));
+        let order = shuffled(100, 100, 1, 2, 0);
+        assert_ne!(order, shuffled(100, 100, 1, 3, 0));
+        assert_ne!(order, shuffled(100, 100, 1, 2, 1));
+        assert_ne!(order, shuffled(100, 100, 2, 2, 0));
+    }
+
+    #[test]
+    fn a_long_epoch_is_several_passes_and_a_short_one_a_part_of_one() {
+        let long = shuffled(10, 25, 1, 2, 0);
+        let (first, second) = (&long[..10], &long[10..20]);
+        assert_eq!((first, long.len()), (&shuffled(10, 10, 1, 2, 0)[..], 25));
+        assert_ne!(first, second);
+        let mut sorted = second.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..10).collect::<Vec<u32>>());
+        assert_eq!(shuffled(10, 4, 1, 2, 0), first[..4]);
     }
 }

@@ -3,16 +3,31 @@
 mod augment;
 mod cifar;
 mod dataset;
+pub mod decode;
+mod embeddings;
+mod files;
 mod glyph_images;
 mod glyphs;
+mod identities;
 mod loader;
+mod packed;
+mod prepare;
+pub mod recordio;
 
 pub use augment::Augment;
 pub use cifar::Cifar10;
 pub use dataset::{Dataset, LabelChange, add_label_noise, stratified_split};
+pub use embeddings::{Embeddings, EmbeddingsWriter};
+pub use files::{Encoded, EncodedImages};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
+pub use identities::{HeldOut, hold_out_identities};
 pub use loader::{Batch, batches, shuffled};
+pub use packed::{Packed, Store};
+pub use prepare::{Folder, Options as PrepareOptions, Records, Report, Source, prepare};
+pub use recordio::RecordIo;
+
+use crate::error::Result;
 
 /// A source of images of one size, addressed by number. Shared by the loader's threads.
 pub trait Images: Send + Sync {
@@ -24,6 +39,6 @@ pub trait Images: Send + Sync {
     /// Label of image `index`, below the number of classes.
     fn label(&self, index: usize) -> u32;
 
-    /// Writes image `index` as RGB bytes [H, W, 3].
-    fn read(&self, index: usize, pixels: &mut [u8]);
+    /// Writes image `index` as RGB bytes [H, W, 3]. Error: a damaged image.
+    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()>;
 }

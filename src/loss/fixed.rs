@@ -38,7 +38,7 @@ impl Fixed {
             LossName::Unified => unreachable!("the unified loss has its own type"),
             LossName::Softmax => Fixed::Softmax,
             LossName::LSoftmax | LossName::ASoftmax => Fixed::Angular { m: margin as usize },
-            LossName::AmSoftmax => Fixed::AmSoftmax { m: margin },
+            LossName::AmSoftmax | LossName::Cosface => Fixed::AmSoftmax { m: margin },
             LossName::Arcface => Fixed::ArcFace { m: margin },
             LossName::Focal => Fixed::Focal { gamma: margin },
         }

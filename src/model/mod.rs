@@ -2,11 +2,13 @@
 
 mod layers;
 mod resnet_cifar;
+mod sphereface;
 mod weights;
 
-pub use layers::{BatchNorm, Convolution};
+pub use layers::{BatchNorm, Convolution, Linear, Prelu};
 pub use resnet_cifar::ResNetCifar;
-pub use weights::{Buffer, Entry, Init, Layout, Parameter, Weights};
+pub use sphereface::SphereFace;
+pub use weights::{Buffer, Entry, Init, Layout, Parameter, Role, Weights};
 
 use tch::Tensor;
 
@@ -21,11 +23,20 @@ pub trait Model: Send + Sync {
     fn classifier(&self) -> Parameter;
 }
 
-/// The network of a configuration for `classes` classes, and the tensors it wants.
-pub fn build(config: &config::Model, classes: usize) -> (Box<dyn Model>, Layout) {
+/// Name of the class weights.
+pub fn classifier_name(config: &config::Model) -> &'static str {
+    match config.name {
+        config::ModelName::ResnetCifar => "linear.weight",
+        config::ModelName::Sphereface => "fc6.weight",
+    }
+}
+
+/// The network of a configuration for images of `size` (height, width) and `classes` classes, and the tensors it wants.
+pub fn build(config: &config::Model, size: (usize, usize), classes: usize) -> (Box<dyn Model>, Layout) {
     let mut layout = Layout::default();
     let model: Box<dyn Model> = match config.name {
         config::ModelName::ResnetCifar => Box::new(ResNetCifar::new(&mut layout, config.depth, classes)),
+        config::ModelName::Sphereface => Box::new(SphereFace::new(&mut layout, size, config.width, classes)),
     };
     (model, layout)
 }

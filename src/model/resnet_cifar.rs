@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::Model;
 use super::layers::{BatchNorm, Convolution};
-use super::weights::{Init, Layout, Parameter, Weights};
+use super::weights::{Init, Layout, Parameter, Role, Weights};
 
 pub struct ResNetCifar {
     stem: (Convolution, BatchNorm),
@@ -43,7 +43,7 @@ impl ResNetCifar {
                 inputs = channels;
             }
         }
-        let classifier = layout.parameter("linear.weight", &[classes as i64, 64], Init::Kaiming, false);
+        let classifier = layout.parameter("linear.weight", &[classes as i64, 64], Init::Kaiming, Role::Weight);
         ResNetCifar { stem, blocks, classifier }
     }
 }

@@ -1,6 +1,7 @@
 //! All parameters of a model in one contiguous f32 tensor, all buffers in a second one (docs/architecture.md).
 //! An optimiser step is then a few kernels for the whole network, a broadcast or a copy between devices one transfer.
 
+use rand::RngExt;
 use rand_distr::{Distribution, Normal};
 use tch::{Device, Tensor, no_grad};
 
@@ -11,6 +12,20 @@ pub enum Init {
     Constant(f64),
     /// Normal(0, sqrt(2 / fan_in)) (He et al. 2015), fan_in = all dimensions but the first.
     Kaiming,
+    /// Uniform within +-sqrt(3 / fan_in), as Caffe's filler of this name has it.
+    Xavier,
+    /// Normal(0, this).
+    Gaussian(f64),
+}
+
+/// How the optimiser treats a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Weight,
+    /// BatchNorm's parameters and biases, which recipes may exclude from weight decay.
+    NormOrBias,
+    /// A bias as Caffe's models have it: twice the learning rate, no weight decay.
+    FastBias,
 }
 
 /// A parameter's or buffer's place in `Weights`.
@@ -26,8 +41,7 @@ pub struct Entry {
     pub name: String,
     pub shape: Vec<i64>,
     pub init: Init,
-    /// BatchNorm's parameters and biases, which recipes may exclude from weight decay.
-    pub norm_or_bias: bool,
+    pub role: Role,
     /// First element in the flat tensor; set by `Layout::places`.
     pub offset: usize,
 }
@@ -60,14 +74,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn parameter(&mut self, name: &str, shape: &[i64], init: Init, norm_or_bias: bool) -> Parameter {
-        self.parameters.push(Entry { name: name.into(), shape: shape.into(), init, norm_or_bias, offset: 0 });
+    pub fn parameter(&mut self, name: &str, shape: &[i64], init: Init, role: Role) -> Parameter {
+        self.parameters.push(Entry { name: name.into(), shape: shape.into(), init, role, offset: 0 });
         Parameter(self.parameters.len() - 1)
     }
 
     pub fn buffer(&mut self, name: &str, shape: &[i64], value: f64) -> Buffer {
         let init = Init::Constant(value);
-        self.buffers.push(Entry { name: name.into(), shape: shape.into(), init, norm_or_bias: false, offset: 0 });
+        self.buffers.push(Entry { name: name.into(), shape: shape.into(), init, role: Role::Weight, offset: 0 });
         Buffer(self.buffers.len() - 1)
     }
 
@@ -116,12 +130,18 @@ impl Weights {
             for entry in entries {
                 let part = &mut values[entry.offset..entry.offset + entry.count()];
                 let mut rng = rng(seed, Purpose::Weights, &[entry.offset as u64]);
+                let fan_in = entry.count() as f64 / entry.shape[0] as f64;
+                let mut normal = |deviation: f64| {
+                    let normal = Normal::new(0.0, deviation).expect("a positive deviation");
+                    part.fill_with(|| normal.sample(&mut rng) as f32);
+                };
                 match entry.init {
                     Init::Constant(value) => part.fill(value as f32),
-                    Init::Kaiming => {
-                        let fan_in = entry.count() as f64 / entry.shape[0] as f64;
-                        let normal = Normal::new(0.0, (2.0 / fan_in).sqrt()).expect("a positive deviation");
-                        part.fill_with(|| normal.sample(&mut rng) as f32);
+                    Init::Kaiming => normal((2.0 / fan_in).sqrt()),
+                    Init::Gaussian(deviation) => normal(deviation),
+                    Init::Xavier => {
+                        let limit = (3.0 / fan_in).sqrt();
+                        part.fill_with(|| rng.random_range(-limit..limit) as f32);
                     }
                 }
             }

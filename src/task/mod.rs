@@ -1,11 +1,27 @@
-//! What the search knows of a task. Classification is one implementation; a user's own task is another.
+//! What the search knows of a task. Classification and faces are two implementations; a user's own task is another.
 
 mod classification;
+mod faces;
+mod training;
 
-pub use classification::Classification;
+use classification::classification;
+pub use faces::NORMALISATION as FACE_NORMALISATION;
+use faces::faces;
 
+use tch::Device;
+
+use crate::config::{Config, DataKind};
+use crate::data::LabelChange;
 use crate::error::Result;
 use crate::state::TensorSpec;
+
+/// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
+pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
+    Ok(match config.data.kind {
+        DataKind::Cifar10 | DataKind::Glyphs => Box::new(classification(config, devices)?),
+        DataKind::Faces => Box::new(faces(config, devices)?),
+    })
+}
 
 /// One sample's epoch of training, for `Task::train`.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +35,14 @@ pub struct Epoch<'a> {
 }
 
 pub trait Task {
+    /// The data in a sentence.
+    fn describe(&self) -> String;
+
+    /// The training labels that label noise replaced.
+    fn label_changes(&self) -> &[LabelChange] {
+        &[]
+    }
+
     /// Trains the current model for one epoch. Returns the mean training loss, not finite if training diverged;
     /// `None` if the observer stopped it.
     fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>>;

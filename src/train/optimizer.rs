@@ -4,7 +4,7 @@
 use tch::{Tensor, no_grad_guard};
 
 use crate::config::{self, OptimizerName};
-use crate::model::Layout;
+use crate::model::{Layout, Role};
 
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
@@ -15,6 +15,8 @@ pub struct Optimizer {
     nesterov: bool,
     /// [P]: weight decay of each element (L2: added to the gradient).
     decay: Tensor,
+    /// [P]: factor of each element's learning rate; `None`: all are 1.
+    factors: Option<Tensor>,
     /// One [P] tensor for each of `slots`.
     state: Vec<Tensor>,
 }
@@ -23,16 +25,22 @@ impl Optimizer {
     /// For parameters in the flat order of `layout`, with the state on the device of `flat` [P].
     pub fn new(config: &config::Train, layout: &Layout, flat: &Tensor) -> Optimizer {
         let mut decay = vec![0f32; layout.parameter_count()];
+        let mut factors = vec![1f32; layout.parameter_count()];
         for entry in layout.places().0 {
-            if config.decay_norm_and_bias || !entry.norm_or_bias {
-                decay[entry.offset..entry.offset + entry.count()].fill(config.weight_decay as f32);
+            let range = entry.offset..entry.offset + entry.count();
+            match entry.role {
+                Role::NormOrBias if !config.decay_norm_and_bias => {}
+                Role::Weight | Role::NormOrBias => decay[range].fill(config.weight_decay as f32),
+                Role::FastBias => factors[range].fill(2.0),
             }
         }
+        let uniform = factors.iter().all(|&factor| factor == 1.0);
         Optimizer {
             name: config.optimizer,
             momentum: config.momentum,
             nesterov: config.nesterov,
             decay: Tensor::from_slice(&decay).to_device(flat.device()),
+            factors: (!uniform).then(|| Tensor::from_slice(&factors).to_device(flat.device())),
             state: Self::slots(config.optimizer).iter().map(|_| flat.zeros_like()).collect(),
         }
     }
@@ -67,6 +75,9 @@ impl Optimizer {
                     gradient.copy_(buffer);
                 }
                 *gradient *= learning_rate;
+                if let Some(factors) = &self.factors {
+                    *gradient *= factors;
+                }
                 *flat -= &*gradient;
             }
             OptimizerName::Adam | OptimizerName::Amsgrad => {
@@ -84,7 +95,11 @@ impl Optimizer {
                     _ => &*square,
                 };
                 let denominator = (largest / correction.1).sqrt() + EPS;
-                *flat -= &*mean / denominator * (learning_rate / correction.0);
+                let mut change = &*mean / denominator * (learning_rate / correction.0);
+                if let Some(factors) = &self.factors {
+                    change *= factors;
+                }
+                *flat -= change;
             }
         }
     }
@@ -97,14 +112,14 @@ mod tests {
 
     /// Minimises sum(c (x - target)^2) with ours and with plain f64 formulas from PyTorch's documentation.
     fn run(toml: &str, reference: impl Fn(&mut [f64], f64, f64, i32) -> f64) {
-        let mut layers = config::Layers::new(Some("demo")).unwrap();
+        let mut layers = config::Layers::new(Some("demo"), None).unwrap();
         for line in toml.lines() {
             layers.set_text(line).unwrap();
         }
         let train = layers.resolve().unwrap().train;
         let mut layout = Layout::default();
-        layout.parameter("a.weight", &[2], Init::Constant(0.0), false);
-        layout.parameter("b.bias", &[1], Init::Constant(0.0), true);
+        layout.parameter("a.weight", &[2], Init::Constant(0.0), Role::Weight);
+        layout.parameter("b.bias", &[1], Init::Constant(0.0), Role::NormOrBias);
         let mut flat = Tensor::from_slice(&[1.0f32, -2.0, 0.5]);
         let mut optimizer = Optimizer::new(&train, &layout, &flat);
         let mut x = [1.0, -2.0, 0.5f64];

@@ -118,12 +118,27 @@ impl Replicas {
 
     /// Test-time logits of a batch: [N, C] f32 on replica 0's device.
     pub fn logits(&mut self, batch: &Batch) -> Tensor {
-        let (model, head, precision) = (&*self.model, self.head, self.precision);
+        let head = self.head;
+        self.infer(batch, |model, weights, images| {
+            head.logits(&model.embed(weights, images, false), weights.parameter(model.classifier()))
+        })
+    }
+
+    /// Test-time embeddings of a batch: [N, D] f32 on replica 0's device. With `mirrored`, those of the images and of
+    /// their mirror images are added.
+    pub fn embed(&mut self, batch: &Batch, mirrored: bool) -> Tensor {
+        self.infer(batch, |model, weights, images| {
+            let embeddings = model.embed(weights, images, false);
+            if mirrored { embeddings + model.embed(weights, &images.flip([3]), false) } else { embeddings }
+        })
+    }
+
+    /// Runs `work` on the replicas' parts of a batch, without gradients; the results one after the other on replica 0's
+    /// device.
+    fn infer(&mut self, batch: &Batch, work: impl Fn(&dyn Model, &Weights, &Tensor) -> Tensor + Sync) -> Tensor {
+        let (model, precision) = (&*self.model, self.precision);
         let parts = each(&mut self.replicas, batch, |replica, images, _| {
-            no_grad(|| {
-                let features = model.embed(&replica.weights, &replica.prepare(images, precision), false);
-                head.logits(&features, replica.weights.parameter(model.classifier()))
-            })
+            no_grad(|| work(model, &replica.weights, &replica.prepare(images, precision)))
         });
         let device = self.replicas[0].weights.device();
         Tensor::cat(&parts.into_iter().map(|part| part.to_device(device)).collect::<Vec<_>>(), 0)
@@ -166,7 +181,7 @@ mod tests {
     use super::*;
     use crate::config::HeadKind;
     use crate::loss::Fixed;
-    use crate::model::{Convolution, Init, Parameter};
+    use crate::model::{Convolution, Init, Parameter, Role};
 
     /// A network without BatchNorm, so that a split batch has the same gradient.
     struct Plain {
@@ -189,7 +204,7 @@ mod tests {
         let mut layout = Layout::default();
         let first = Convolution::new(&mut layout, "first", 3, 8, 3, 1);
         let second = Convolution::new(&mut layout, "second", 8, 16, 3, 2);
-        let classifier = layout.parameter("linear.weight", &[5, 16], Init::Kaiming, false);
+        let classifier = layout.parameter("linear.weight", &[5, 16], Init::Kaiming, Role::Weight);
         (Arc::new(Plain { first, second, classifier }), layout)
     }
 

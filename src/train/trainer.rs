@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config;
 use crate::data::Batch;
+use crate::error::Result;
 use crate::loss::{Head, build};
 use crate::model::{Layout, Model};
 use crate::state::TensorSpec;
@@ -51,14 +52,14 @@ impl Trainer {
 
     /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [4M] (or the configured fixed loss).
     /// Returns the mean loss over the examples, not finite if it or the weights have become so; `None` if the
-    /// observer stopped the epoch, which leaves the state in between.
+    /// observer stopped the epoch, which leaves the state in between. Errors: the batches'.
     pub fn epoch(
         &mut self,
         theta: &[f64],
-        batches: impl Iterator<Item = Batch>,
+        batches: impl Iterator<Item = Result<Batch>>,
         plan: EpochPlan,
         observer: &mut dyn Observer,
-    ) -> Option<f64> {
+    ) -> Result<Option<f64>> {
         let loss = &self.config.loss;
         self.replicas.set_loss(|device| build(loss, theta, device, Kind::Float));
         let rate = learning_rate(&self.config.train, plan.epoch);
@@ -66,6 +67,7 @@ impl Trainer {
         let mut total = Tensor::zeros([], (Kind::Double, self.replicas.devices()[0]));
         let mut examples = 0;
         for (i, batch) in batches.enumerate() {
+            let batch = batch?;
             let step = first_step + i as u64;
             let size = batch.labels.size()[0];
             total += self.replicas.gradient(&batch, step).to_kind(Kind::Double) * size;
@@ -74,30 +76,38 @@ impl Trainer {
             self.replicas.synchronise();
             examples += size;
             if !observer.step(size as usize) {
-                return None;
+                return Ok(None);
             }
         }
         // the last step's update may have broken weights without a loss that shows it
         let finite = self.replicas.main().0.flat.isfinite().all();
         let finite = i64::try_from(finite).expect("a boolean") == 1;
         let mean = f64::try_from(total).expect("a scalar") / examples as f64;
-        Some(if finite { mean } else { f64::NAN })
+        Ok(Some(if finite { mean } else { f64::NAN }))
     }
 
     /// Share of examples whose largest logit is their label's, over all `batches`; NaN if a logit is not finite.
-    pub fn top1(&mut self, batches: impl Iterator<Item = Batch>) -> f64 {
+    pub fn top1(&mut self, batches: impl Iterator<Item = Result<Batch>>) -> Result<f64> {
         let device = self.replicas.devices()[0];
         let mut correct = Tensor::zeros([], (Kind::Int64, device));
         let mut finite = Tensor::ones([], (Kind::Bool, device));
         let mut examples = 0;
         for batch in batches {
+            let batch = batch?;
             let logits = self.replicas.logits(&batch);
             correct += logits.argmax(1, false).eq_tensor(&batch.labels.to_device(device)).sum(Kind::Int64);
             finite = finite.logical_and(&logits.isfinite().all());
             examples += batch.labels.size()[0];
         }
         let finite = i64::try_from(finite).expect("a boolean") == 1;
-        if finite { i64::try_from(correct).expect("a count") as f64 / examples as f64 } else { f64::NAN }
+        Ok(if finite { i64::try_from(correct).expect("a count") as f64 / examples as f64 } else { f64::NAN })
+    }
+
+    /// Embeddings of all `batches`, one after the other: [N, D] f32 on replica 0's device, not normalised. With
+    /// `mirrored`, those of the images and of their mirror images are added.
+    pub fn embed(&mut self, batches: impl Iterator<Item = Result<Batch>>, mirrored: bool) -> Result<Tensor> {
+        let parts = batches.map(|batch| Ok(self.replicas.embed(&batch?, mirrored)));
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
     }
 
     /// Where each named tensor lies in the state vector: parameters, buffers, optimiser state.
@@ -161,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_learning_rate_falls_after_each_milestone() {
-        let mut config = config::Layers::new(Some("demo")).unwrap().resolve().unwrap().train;
+        let mut config = config::Layers::new(Some("demo"), None).unwrap().resolve().unwrap().train;
         config.milestones = vec![2, 4];
         let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
         for (rate, expected) in rates.iter().zip([0.1, 0.1, 0.01, 0.01, 0.001, 0.001]) {

@@ -1,0 +1,130 @@
+"""MegaFace identification against faiss's exact inner-product index, side by side on one machine.
+
+3,530 probes of 80 identities against 1,000,000 distractors of 512 random unit features. Ours: the whole process, rank-1
+to rank-1000 and the verification rate at FAR 1e-6. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the
+search alone and with adding the features. Rounds alternate; the ratios of a round count, since the machine may be
+shared. Memory of ours: the largest RssAnon, that is, without the mapped features.
+
+    python benches/identification.py --program target/release/amlfs --threads 1 2
+"""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+
+import faiss
+import numpy as np
+
+COMMAND = "{program} --facescrub {probes}.npy --megaface {distractors}.npy --threads {threads}"
+PROBES, IDENTITIES, DIMENSIONS, BLOCK = 3530, 80, 512, 8192
+
+
+def unit(rng, rows):
+    features = rng.standard_normal((rows, DIMENSIONS), dtype=np.float32)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def write(directory, distractors):
+    """Returns the probes, their labels, the mapped distractors and the two paths, which have no suffix."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(PROBES) % IDENTITIES
+    probes = 0.45 * unit(rng, IDENTITIES)[labels] + unit(rng, PROBES)  # mates among the nearest distractors
+    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+    paths = [os.path.join(directory, name) for name in ("probes", "distractors")]
+    np.save(paths[0], probes)
+    features = np.lib.format.open_memmap(paths[1] + ".npy", "w+", np.float32, (distractors, DIMENSIONS))
+    for first in range(0, distractors, BLOCK):
+        features[first : first + BLOCK] = unit(rng, min(BLOCK, distractors - first))
+    features.flush()
+    return probes, labels, features, paths
+
+
+def ours(command):
+    """Runs the command; returns its seconds, its largest RssAnon in MiB and what it printed."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
+    largest = 0
+
+    def watch():
+        nonlocal largest
+        while process.poll() is None:
+            try:
+                with open(f"/proc/{process.pid}/status") as status:
+                    sizes = [int(line.split()[1]) for line in status if line.startswith("RssAnon")]
+                largest = max(largest, *sizes, 0)
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output = process.stdout.read()
+    if process.wait():
+        raise SystemExit(f"{command}: exit code {process.returncode}")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    return seconds, largest / 1024, output
+
+
+def search(probes, distractors):
+    """Returns the seconds of adding and of searching, and each probe's largest score."""
+    start = time.perf_counter()
+    index = faiss.IndexFlatIP(DIMENSIONS)
+    index.add(distractors)
+    added = time.perf_counter()
+    scores, _ = index.search(probes, 1)
+    return added - start, time.perf_counter() - added, scores[:, 0]
+
+
+def rank1(probes, labels, largest):
+    scores = probes @ probes.T
+    mates = labels[:, None] == labels[None, :]
+    np.fill_diagonal(mates, False)
+    return np.mean((scores >= largest[:, None])[mates])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--distractors", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", default="/tmp", help="where 2 GB of features are kept meanwhile")
+    arguments = parser.parse_args()
+    directory = tempfile.mkdtemp(dir=arguments.directory)
+    try:
+        probes, labels, distractors, paths = write(directory, arguments.distractors)
+        names = {"program": arguments.program, "probes": paths[0], "distractors": paths[1]}
+        for threads in arguments.threads:
+            faiss.omp_set_num_threads(threads)
+            command = COMMAND.format(threads=threads, **names)
+            rounds = []
+            for _ in range(arguments.rounds):
+                seconds, memory, output = ours(command)
+                add, found, largest = search(probes, distractors)
+                rounds.append((seconds, memory, add, found))
+                print(f"  {threads} threads: ours {seconds:.2f} s {memory:.0f} MiB, faiss {add:.2f} + {found:.2f} s", flush=True)
+            median = lambda of: statistics.median(of(*values) for values in rounds)
+            print(json.dumps({
+                "threads": threads,
+                "distractors": arguments.distractors,
+                "rounds": arguments.rounds,
+                "ours, s": round(median(lambda seconds, memory, add, found: seconds), 3),
+                "faiss search, s": round(median(lambda seconds, memory, add, found: found), 3),
+                "ours / faiss search": round(median(lambda seconds, memory, add, found: seconds / found), 3),
+                "ours / faiss add and search": round(median(lambda seconds, memory, add, found: seconds / (add + found)), 3),
+                "anonymous memory, MiB": round(max(values[1] for values in rounds)),
+                "rank-1 of faiss": float(rank1(probes, labels, largest)),
+                "output of ours": output.strip().splitlines()[-1],
+            }))
+    finally:
+        shutil.rmtree(directory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# The body of slurm/*.slurm, which source it: copies the data to the nodes' own disks, starts the ranks, passes the
+# warning before the time limit on to them, and queues the job again if they stopped early.
+#
+# Set by the .slurm file, or by the user before sbatch: PRESET, DATA (packed file), OUT (run directory). Also:
+#   AMLFS      the program; target/release/amlfs of the repository
+#   AMLFS_ENV  a file to source first: 'module load' lines, say
+#   LAUNCHER   srun, or another with its options: LAUNCHER='mpirun --bind-to none'
+#   AMLFS_MPI  what srun gets as --mpi; pmix
+#   STAGE      0: read DATA where it is
+: "${AMLFS:=$AMLFS_ROOT/target/release/amlfs}" "${AMLFS_ENV:=}" "${LAUNCHER:=srun}" "${AMLFS_MPI:=pmix}" "${STAGE:=1}"
+
+say() { printf '%(%F %T)T slurm: %s\n' -1 "$*" >&2; }
+refuse() { say "$*"; exit 78; }
+
+[ -n "${SLURM_JOB_ID:-}" ] || refuse "submit this with sbatch"
+if [ -n "$AMLFS_ENV" ]; then
+    # shellcheck source=/dev/null
+    . "$AMLFS_ENV" || refuse "AMLFS_ENV=$AMLFS_ENV can't be sourced"
+fi
+set -euo pipefail # not before: modules' shell functions don't bear it
+
+say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, $SLURM_NTASKS tasks on ${SLURM_JOB_NODELIST:-?}, run $OUT"
+# shellcheck disable=SC2153 # DATA and data are two
+[ -f "$DATA" ] || refuse "DATA=$DATA is not a file: set DATA to the packed file that 'amlfs prepare' wrote"
+command -v "$AMLFS" >/dev/null || refuse "AMLFS=$AMLFS is not a program: build it (cargo build --release), or set AMLFS"
+
+# --- the data, once per node --------------------------------------------------------------------------------------
+on_every_node() {
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none "$@"
+}
+
+data=$DATA
+if [ "$STAGE" != 0 ]; then
+    local_directory=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/amlfs-$SLURM_JOB_ID
+    unstage() {
+        trap - EXIT
+        on_every_node rm -rf "$local_directory" || rm -rf "$local_directory"
+    }
+    trap unstage EXIT
+    if on_every_node bash "$AMLFS_ROOT/slurm/stage.sh" "$DATA" "$local_directory/${DATA##*/}"; then
+        data=$local_directory/${DATA##*/}
+        say "every node has a copy of the data: $data"
+    else
+        say "not every node could copy the data: all read $DATA"
+        unstage
+    fi
+fi
+
+# --- the ranks ----------------------------------------------------------------------------------------------------
+read -ra launch <<<"$LAUNCHER"
+if [ "${launch[0]##*/}" = srun ]; then
+    # --kill-on-bad-exit would end the ranks that go a moment after the first, and make 143 of their 75 or 78
+    launch+=(--mpi="$AMLFS_MPI" --kill-on-bad-exit=0 --wait=60)
+    launch+=(${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) # srun 22.05 and newer forget it
+else
+    launch+=(-n "$SLURM_NTASKS")
+    if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then # mpirun's own srun starts one task per node, which must see all GPUs
+        export SLURM_GPUS=$((${SLURM_GPUS_PER_TASK##*:} * SLURM_NTASKS))
+        unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+    fi
+fi
+
+checkpoints() { find "$OUT" -name 'epoch-*.h5' 2>/dev/null | sort || true; }
+before=$(checkpoints)
+
+"${launch[@]}" "$AMLFS" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
+ranks=$!
+# shellcheck disable=SC2317 # called by the trap
+forward() {
+    signalled=1
+    say "USR1: asking the ranks to save and stop"
+    kill -USR1 "$ranks" || true
+}
+trap forward USR1
+signalled=1
+while [ -n "$signalled" ]; do # a trapped signal ends 'wait', not the ranks
+    signalled='' code=0
+    wait "$ranks" || code=$?
+done
+[ "$data" = "$DATA" ] || unstage # now: nothing runs after the job is queued again
+
+# --- what now -----------------------------------------------------------------------------------------------------
+if [ "$code" != 75 ]; then
+    say "amlfs exited with $code"
+elif [ -e "$OUT/STOP" ]; then
+    say "$OUT/STOP stopped the run: not queued again"
+elif [ -z "$(comm -13 <(echo "$before") <(checkpoints))" ]; then
+    say "stopped early without a new checkpoint, so another round would not help: not queued again"
+elif scontrol requeue "$SLURM_JOB_ID"; then
+    say "stopped early, everything saved: queued again"
+else
+    say "stopped early, everything saved, but scontrol could not queue the job again: submit it once more"
+fi
+exit "$code"

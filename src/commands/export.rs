@@ -1,0 +1,111 @@
+//! Hands models and embeddings to other programs.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use npyz::WriterBuilder;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::checkpoint;
+use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
+use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
+use crate::error::{Error, Result};
+use crate::eval::Embedder;
+use crate::terminal;
+
+/// Images embedded at once.
+const BLOCK: usize = 4096;
+
+pub fn run(command: &ExportCommand) -> Result<()> {
+    match command {
+        ExportCommand::Embeddings(arguments) => embeddings(arguments),
+        ExportCommand::Weights(arguments) => weights(arguments),
+    }
+}
+
+fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
+    let mut embedder = Embedder::open(&arguments.model, |run| arguments.machine.adjust(run))?;
+    let folder = Folder::open(&arguments.images)?;
+    let names: Vec<String> = (0..folder.count()).map(|index| folder.name(index)).collect();
+    let labels: Vec<u32> = (0..folder.count()).map(|index| folder.label(index)).collect();
+    let identities: Vec<String> =
+        (0..labels.last().map_or(0, |&last| last + 1)).map(|number| folder.identity(number)).collect();
+    let images = names.iter().map(|name| Encoded::File(arguments.images.join(name))).collect();
+    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size });
+
+    let bar = terminal::bar(names.len() as u64, 0);
+    bar.set_message("images");
+    let mut blocks = (0..names.len()).step_by(BLOCK).map(|start| {
+        let range = start..(start + BLOCK).min(names.len());
+        bar.inc(range.len() as u64);
+        embedder.embed(&images, range)
+    });
+    let source = arguments.images.display().to_string();
+    match arguments.out.extension().and_then(|extension| extension.to_str()) {
+        Some("h5") => {
+            let mut writer = EmbeddingsWriter::new(&arguments.out)?;
+            blocks.try_for_each(|rows| writer.push(&rows?))?;
+            writer.finish(&labels, &names, &identities, &source)?;
+        }
+        Some("npy") => {
+            let rows = blocks.collect::<Result<Vec<_>>>()?;
+            write_npy(&arguments.out, &tch::Tensor::cat(&rows, 0), &names)?;
+        }
+        _ => {
+            return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
+        }
+    }
+    bar.finish_and_clear();
+    terminal::line(&format!("{}: {} images of {} identities", arguments.out.display(), names.len(), identities.len()));
+    Ok(())
+}
+
+/// rows [N, D] f32 to `path`, names to `path`.names.txt.
+fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let shape: Vec<u64> = rows.size().iter().map(|&side| side as u64).collect();
+        let values =
+            Vec::<f32>::try_from(rows.to_device(tch::Device::Cpu).reshape(-1)).map_err(std::io::Error::other)?;
+        let file = BufWriter::new(File::create_new(path)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+        writer.extend(values)?;
+        writer.finish()?;
+        let mut list = BufWriter::new(File::create(crate::hdf5_file::with_suffix(path, ".names.txt"))?);
+        names.iter().try_for_each(|name| writeln!(list, "{name}"))?;
+        list.flush()
+    };
+    write().map_err(|why| Error::file(path, why))
+}
+
+/// Under their names in PyTorch, without `model/`. Normalisation and training settings go into the metadata.
+fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
+    let checkpoint = checkpoint::read(&arguments.model)?;
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = checkpoint
+        .tensors
+        .into_iter()
+        .filter_map(|tensor| {
+            let name = tensor.path.strip_prefix("model/")?.to_owned();
+            Some((name, tensor.shape, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()))
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(|why| Error::file(&arguments.model, why))?;
+    let metadata = HashMap::from([
+        ("format".to_owned(), "pt".to_owned()),
+        ("amlfs_config".to_owned(), checkpoint.info.config),
+        ("epoch".to_owned(), checkpoint.epoch.to_string()),
+    ]);
+    if arguments.out.exists() {
+        return Err(Error::file(&arguments.out, "exists already; remove it or choose another name"));
+    }
+    safetensors::serialize_to_file(views, Some(metadata), &arguments.out)
+        .map_err(|why| Error::file(&arguments.out, why))?;
+    terminal::line(&format!("{}: {} tensors", arguments.out.display(), tensors.len()));
+    Ok(())
+}

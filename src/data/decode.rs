@@ -1,0 +1,289 @@
+//! Image files to RGB pixels of the wanted size, and back to JPEG.
+//!
+//! Decoders are told to be strict: half an image with grey below would train as if it were a face. Orientation tags are
+//! ignored, as by PIL and torchvision.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// Larger images are taken for decompression bombs.
+const MAX_SIDE: usize = 1 << 14;
+/// 64 megapixels: about 400 MB while such an image is decoded.
+const MAX_PIXELS: usize = 1 << 26;
+const MAX_BYTES: u64 = 1 << 29;
+
+/// Decodes a JPEG of exactly `size` (height, width) into `pixels`, RGB [H, W, 3]. Grey, CMYK and others become RGB.
+///
+/// Errors: not a JPEG, damaged, truncated, of another size.
+pub fn jpeg_into(bytes: &[u8], size: (usize, usize), pixels: &mut [u8]) -> Result<(), String> {
+    let (mut decoder, found) = jpeg_decoder(bytes)?;
+    if found != size {
+        return Err(format!("{} x {} pixels instead of {} x {}", found.0, found.1, size.0, size.1));
+    }
+    if pixels.len() != size.0 * size.1 * 3 {
+        return Err(format!("no room for {} x {} pixels in {} bytes", size.0, size.1, pixels.len()));
+    }
+    decoder.decode_into(pixels).map_err(|why| format!("{why:?}"))
+}
+
+type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
+/// A decoder that has read the header, and height and width.
+fn jpeg_decoder(bytes: &[u8]) -> Result<(Decoder<'_>, (usize, usize)), String> {
+    // the decoder would not notice if the last row of blocks were cut off
+    if !has_jpeg_end(bytes) {
+        return Err("truncated: a JPEG without its end marker".into());
+    }
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|why| format!("{why:?}"))?;
+    let (width, height) = decoder.dimensions().ok_or("a JPEG without a size")?;
+    Ok((decoder, (height, width)))
+}
+
+/// Whether an end marker follows the last start of a scan. Not just any: an embedded thumbnail has one too.
+fn has_jpeg_end(bytes: &[u8]) -> bool {
+    let last = bytes.windows(2).rev().find(|pair| matches!(pair, [0xFF, 0xD9] | [0xFF, 0xDA]));
+    last.is_some_and(|pair| pair[1] == 0xD9)
+}
+
+pub fn is_jpeg(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xFF, 0xD8, 0xFF])
+}
+
+/// Decodes JPEG, PNG or PNM, told apart by their first bytes. Alpha is dropped, 16 bits become 8.
+///
+/// Errors: another format, damaged, truncated, more than 16384 pixels a side or 64 megapixels.
+pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
+    if bytes.is_empty() {
+        return Err("empty".into());
+    }
+    if is_jpeg(bytes) {
+        let (mut decoder, (height, width)) = jpeg_decoder(bytes)?;
+        check_pixels(height, width)?;
+        let mut pixels = vec![0; height * width * 3];
+        decoder.decode_into(&mut pixels).map_err(|why| format!("{why:?}"))?;
+        return RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "too large".into());
+    }
+    let format = image::guess_format(bytes).ok();
+    let Some(format @ (ImageFormat::Png | ImageFormat::Pnm)) = format else {
+        return Err("neither JPEG nor PNG nor PNM".into());
+    };
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE as u32);
+    limits.max_image_height = Some(MAX_SIDE as u32);
+    limits.max_alloc = Some(MAX_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|why| why.to_string())?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(height as usize, width as usize)?;
+    Ok(DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())?.into_rgb8())
+}
+
+fn check_pixels(height: usize, width: usize) -> Result<(), String> {
+    if height == 0 || width == 0 {
+        return Err("without pixels".into());
+    }
+    if height.max(width) > MAX_SIDE || height * width > MAX_PIXELS {
+        return Err(format!("{height} x {width} pixels are too many"));
+    }
+    Ok(())
+}
+
+/// The image at `size` (height, width).
+///
+/// An image of that size stays as it is. Of 112 x 112 faces, 112 x 96 takes columns 8 to 103: insightface's template
+/// is the narrower one shifted by 8 pixels. All others are cropped in the centre to the shape of `size`, then resized
+/// with an antialiasing triangle filter.
+pub fn fit(image: RgbImage, size: (usize, usize)) -> RgbImage {
+    let (height, width) = (size.0 as u32, size.1 as u32);
+    let (from_width, from_height) = image.dimensions();
+    if (from_height, from_width) == (height, width) {
+        return image;
+    }
+    if (from_height, from_width, height, width) == (112, 112, 112, 96) {
+        return imageops::crop_imm(&image, 8, 0, 96, 112).to_image();
+    }
+    // the widest and the highest that have the right shape; the other one is the image's own
+    let crop = |along: u32, across: u32, to_along: u32, to_across: u32| {
+        let exact = across as u64 * to_along as u64;
+        let rounded = (exact + to_across as u64 / 2) / to_across as u64;
+        rounded.clamp(1, along as u64) as u32
+    };
+    let crop_width = crop(from_width, from_height, width, height);
+    let crop_height = crop(from_height, from_width, height, width);
+    let (x, y) = ((from_width - crop_width) / 2, (from_height - crop_height) / 2);
+    let cropped = imageops::crop_imm(&image, x, y, crop_width, crop_height);
+    if (crop_height, crop_width) == (height, width) {
+        return cropped.to_image();
+    }
+    imageops::resize(&*cropped, width, height, FilterType::Triangle)
+}
+
+/// A JPEG of quality 95, the chroma at full resolution.
+pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(image).map_err(|why| why.to_string())?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{GrayImage, Luma, Rgb};
+    use proptest::prelude::{ProptestConfig, any as arbitrary, prop, proptest};
+
+    fn gradient(height: u32, width: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 2) as u8, (y * 2) as u8, ((x + y) % 256) as u8]))
+    }
+
+    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn jpeg_png_and_pnm_are_told_apart_by_content() {
+        let image = gradient(20, 30);
+        for format in [ImageFormat::Png, ImageFormat::Pnm] {
+            assert_eq!(any(&encoded(&image.clone().into(), format)).unwrap(), image);
+        }
+        let decoded = any(&to_jpeg(&image).unwrap()).unwrap();
+        let worst = decoded.iter().zip(image.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(worst < 12, "{worst}");
+        assert_eq!(any(b"").unwrap_err(), "empty");
+        assert_eq!(any(b"GIF89a.............").unwrap_err(), "neither JPEG nor PNG nor PNM");
+    }
+
+    #[test]
+    fn grey_images_become_rgb() {
+        let grey = GrayImage::from_fn(24, 16, |x, y| Luma([(x * 5 + y) as u8]));
+        for format in [ImageFormat::Png, ImageFormat::Pnm, ImageFormat::Jpeg] {
+            let image = any(&encoded(&grey.clone().into(), format)).unwrap();
+            assert_eq!(image.dimensions(), (24, 16));
+            for (pixel, grey) in image.pixels().zip(grey.pixels()) {
+                assert!(pixel[0] == pixel[1] && pixel[1] == pixel[2] && pixel[0].abs_diff(grey[0]) < 8, "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn jpegs_are_decoded_in_place_and_their_size_is_checked() {
+        let bytes = to_jpeg(&gradient(112, 96)).unwrap();
+        let mut pixels = vec![0; 112 * 96 * 3];
+        jpeg_into(&bytes, (112, 96), &mut pixels).unwrap();
+        assert_eq!(pixels, any(&bytes).unwrap().into_raw());
+        assert_eq!(jpeg_into(&bytes, (96, 112), &mut pixels).unwrap_err(), "112 x 96 pixels instead of 96 x 112");
+        assert!(jpeg_into(&bytes, (112, 96), &mut pixels[1..]).is_err());
+    }
+
+    #[test]
+    fn images_cut_off_anywhere_are_refused() {
+        let image = gradient(33, 47);
+        for format in [ImageFormat::Jpeg, ImageFormat::Pnm] {
+            let bytes = encoded(&image.clone().into(), format);
+            for length in 0..bytes.len() {
+                assert!(any(&bytes[..length]).is_err(), "{format:?} {length}");
+            }
+        }
+        let bytes = encoded(&image.into(), ImageFormat::Png);
+        // without PNG's end chunk (12 bytes) all pixels are there
+        for length in 0..bytes.len() - 12 {
+            assert!(any(&bytes[..length]).is_err(), "PNG {length}");
+        }
+    }
+
+    #[test]
+    fn decompression_bombs_are_refused() {
+        assert!(any(b"P5 60000 60000 255\n0").is_err());
+        assert!(any(b"P5 16384 16384 255\n0").unwrap_err().contains("too many"));
+        let mut bytes = to_jpeg(&gradient(8, 8)).unwrap();
+        let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        bytes[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+        assert!(any(&bytes).unwrap_err().contains("too many"), "{:?}", any(&bytes));
+    }
+
+    #[test]
+    fn square_faces_lose_eight_columns_on_each_side() {
+        let image = gradient(112, 112);
+        let fitted = fit(image.clone(), (112, 96));
+        assert_eq!(fitted.dimensions(), (96, 112));
+        assert!((0..112).all(|y| (0..96).all(|x| fitted.get_pixel(x, y) == image.get_pixel(x + 8, y))));
+        assert_eq!(fit(image.clone(), (112, 112)), image);
+    }
+
+    #[test]
+    fn other_images_are_cropped_in_the_centre_and_resized() {
+        // only the middle 40 of 100 columns are white
+        let image = RgbImage::from_fn(100, 40, |x, _| Rgb([if (30..70).contains(&x) { 255 } else { 0 }; 3]));
+        let fitted = fit(image, (20, 20));
+        assert_eq!(fitted.dimensions(), (20, 20));
+        assert!(fitted.iter().all(|&value| value == 255));
+        for (height, width) in [(1, 1), (1, 300), (300, 1), (250, 250), (57, 113)] {
+            assert_eq!(fit(gradient(height, width), (112, 96)).dimensions(), (96, 112));
+        }
+    }
+
+    #[test]
+    fn downsizing_averages() {
+        let stripes = RgbImage::from_fn(80, 80, |x, _| Rgb([if x % 2 == 0 { 0 } else { 200 }; 3]));
+        let fitted = fit(stripes, (20, 20));
+        assert!(fitted.iter().all(|&value| value.abs_diff(100) < 10));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_images_never_cause_a_panic(
+            which in 0..5usize,
+            changes in prop::collection::vec((arbitrary::<prop::sample::Index>(), arbitrary::<u8>()), 1..8),
+        ) {
+            let mut bytes = samples()[which].clone();
+            for (index, value) in changes {
+                let at = index.index(bytes.len());
+                bytes[at] = value;
+            }
+            let _ = any(&bytes);
+            let _ = jpeg_into(&bytes, (33, 47), &mut [0; 33 * 47 * 3]);
+        }
+    }
+
+    /// JPEG with full and with halved chroma, grey JPEG, PNG, PNM.
+    fn samples() -> &'static [Vec<u8>] {
+        static SAMPLES: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();
+        SAMPLES.get_or_init(|| {
+            let image = DynamicImage::from(gradient(33, 47));
+            let grey = DynamicImage::from(image.to_luma8());
+            let full = to_jpeg(&image.to_rgb8()).unwrap();
+            let mut halved = full.clone();
+            // the first component's sampling factors, in the frame's header
+            let frame = full.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+            halved[frame + 11] = 0x22;
+            vec![
+                full,
+                halved,
+                encoded(&grey, ImageFormat::Jpeg),
+                encoded(&image, ImageFormat::Png),
+                encoded(&image, ImageFormat::Pnm),
+            ]
+        })
+    }
+
+    fn cases() -> u32 {
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000)
+    }
+}

@@ -1,0 +1,135 @@
+//! Holding whole identities out of training: the reward's probes and distractors (docs/megaface.md).
+
+use std::sync::Arc;
+
+use rand::seq::SliceRandom;
+
+use super::{Dataset, Images};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::rng::{Purpose, rng};
+
+pub struct HeldOut {
+    /// Labels renumbered 0..`classes`, in the order of the source's labels.
+    pub training: Dataset,
+    pub classes: usize,
+    /// At least two images of each probe identity, with the source's labels.
+    pub probes: Dataset,
+    pub distractors: Dataset,
+}
+
+/// Draws probe identities among those with at least two images, then distractor identities among the others, and takes
+/// at most `images_per_identity` images of each; all others are trained on. Error: too few identities.
+pub fn hold_out_identities(
+    images: &Arc<dyn Images>,
+    identities: usize,
+    config: &config::Faces,
+    seed: u64,
+) -> Result<HeldOut> {
+    let mut by_identity = vec![Vec::new(); identities];
+    for index in 0..images.count() as u32 {
+        by_identity[images.label(index as usize) as usize].push(index);
+    }
+    let mut order: Vec<usize> = (0..identities).collect();
+    order.shuffle(&mut rng(seed, Purpose::HeldOut, &[0]));
+    let (eligible, single): (Vec<usize>, Vec<usize>) =
+        order.into_iter().partition(|&identity| by_identity[identity].len() > 1);
+    let config::Faces { probe_identities, distractor_identities, images_per_identity, .. } = *config;
+    if eligible.len() < probe_identities || identities < probe_identities + distractor_identities + 2 {
+        return Err(Error::failed(format!(
+            "{identities} identities, {} of them with two or more images, are too few for data.faces.probe_identities = \
+             {probe_identities} (with two images each), distractor_identities = {distractor_identities} and two to train on",
+            eligible.len(),
+        )));
+    }
+    let (probes, rest) = eligible.split_at(probe_identities);
+    let rest: Vec<usize> = rest.iter().chain(&single).copied().collect();
+    let (distractors, rest) = rest.split_at(distractor_identities);
+
+    let held_out = |chosen: &[usize]| {
+        let mut chosen = chosen.to_vec();
+        chosen.sort_unstable();
+        let take = |&identity: &usize| {
+            let mut indices = by_identity[identity].clone();
+            indices.shuffle(&mut rng(seed, Purpose::HeldOut, &[identity as u64 + 1]));
+            indices.truncate(images_per_identity);
+            indices.sort_unstable();
+            indices
+        };
+        Dataset::part(images.clone(), chosen.iter().flat_map(take).collect())
+    };
+    let mut trained = rest.to_vec();
+    trained.sort_unstable();
+    let mut training = Dataset::part(images.clone(), Vec::new());
+    for (label, &identity) in trained.iter().enumerate() {
+        training.indices.extend(&by_identity[identity]);
+        training.labels.resize(training.indices.len(), label as u32);
+    }
+    Ok(HeldOut { training, classes: trained.len(), probes: held_out(probes), distractors: held_out(distractors) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Identity i has 1 + i % 4 images.
+    struct Identities(Vec<u32>);
+
+    impl Images for Identities {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+        fn size(&self) -> (usize, usize) {
+            (1, 1)
+        }
+        fn label(&self, index: usize) -> u32 {
+            self.0[index]
+        }
+        fn read(&self, _: usize, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn identities() -> Arc<dyn Images> {
+        Arc::new(Identities((0..40).flat_map(|identity| vec![identity; 1 + identity as usize % 4]).collect()))
+    }
+
+    fn config(probe_identities: usize, distractor_identities: usize) -> config::Faces {
+        config::Faces { test: None, size: [1, 1], probe_identities, distractor_identities, images_per_identity: 3 }
+    }
+
+    #[test]
+    fn parts_share_no_identity_and_probes_have_mates() {
+        let images = identities();
+        let HeldOut { training, classes, probes, distractors } =
+            hold_out_identities(&images, 40, &config(10, 12), 1).unwrap();
+        let names = |part: &Dataset| part.indices.iter().map(|&i| images.label(i as usize)).collect::<HashSet<_>>();
+        let (a, b, c) = (names(&training), names(&probes), names(&distractors));
+        assert_eq!((a.len(), b.len(), c.len(), classes), (18, 10, 12, 18));
+        assert_eq!(a.union(&b).chain(&c).collect::<HashSet<_>>().len(), 40);
+        for identity in b {
+            let count = probes.labels.iter().filter(|&&label| label == identity).count();
+            assert!(count == 2 || count == 3, "{count}");
+        }
+        let labels: Vec<u32> = (0..18).collect();
+        let mut found = training.labels.clone();
+        found.dedup();
+        assert_eq!(found, labels);
+        let all = training.len();
+        assert_eq!(all, (0..images.count()).filter(|&i| a.contains(&images.label(i))).count(), "no image is lost");
+    }
+
+    #[test]
+    fn the_choice_is_seeded_and_too_few_identities_are_an_error() {
+        let images = identities();
+        let probes = |seed| hold_out_identities(&images, 40, &config(5, 5), seed).unwrap().probes.indices;
+        assert_eq!(probes(1), probes(1));
+        assert_ne!(probes(1), probes(2));
+        for (probes, distractors) in [(31, 1), (20, 19)] {
+            let error = hold_out_identities(&images, 40, &config(probes, distractors), 1).err().unwrap().to_string();
+            assert!(error.starts_with("40 identities, 30 of them with two or more images, are too few"), "{error}");
+        }
+    }
+}

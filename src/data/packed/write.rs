@@ -1,0 +1,103 @@
+//! Writing: temporary file, images copied by the kernel, verification, fsync, rename.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::Path;
+
+use super::{FILETYPE, Images, Packed, Store, VERSION};
+use crate::error::{Error, Result};
+use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
+
+/// A packed file but for the images' bytes. `lengths`, `crc32`, `labels` and `names` have an element per image.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Height and width in pixels.
+    pub size: (usize, usize),
+    pub store: Store,
+    /// Where the images come from, for people.
+    pub source: String,
+    /// When, RFC 3339.
+    pub date: String,
+    /// Bytes.
+    pub lengths: Vec<u64>,
+    /// Of each image's bytes.
+    pub crc32: Vec<u32>,
+    /// Below the number of identities.
+    pub labels: Vec<u32>,
+    pub names: Vec<String>,
+    /// Names by label.
+    pub identities: Vec<String>,
+}
+
+/// Writes a packed file with the images of `bytes`, one after the other and nothing else, so that `path` is at any time
+/// either what it was before or the whole new file, on disk. All of it is read back before it gets its name.
+///
+/// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; images that do not match their
+/// lengths and checksums; content that `Packed::open` would refuse. The temporary file is then removed.
+pub fn write(path: &Path, content: &Content, bytes: &File) -> Result<()> {
+    let temporary = hdf5_file::with_suffix(path, ".tmp");
+    write_and_rename(path, &temporary, content, bytes).map_err(|Cause(text)| {
+        // it may not exist, and the first error is the one to report
+        let _ = fs::remove_file(&temporary);
+        Error::file(path, format!("can't write the packed data set: {text}"))
+    })
+}
+
+fn write_and_rename(path: &Path, temporary: &Path, content: &Content, bytes: &File) -> Outcome<()> {
+    let range = write_hdf5(temporary, content)?;
+    hdf5_file::fill(temporary, &range, bytes).map_err(|Cause(why)| format!("the images have {why}"))?;
+    trailer::seal(temporary, &range)?;
+    verify(temporary, content).map_err(|error| format!("reading it back failed: {error}"))?;
+
+    hdf5_file::sync_and_rename(temporary, path)
+}
+
+/// Writes everything but the images; returns where they belong.
+pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> {
+    let file = hdf5_file::create(path)?;
+    hdf5_file::write_kind(&file, FILETYPE, VERSION)?;
+    for (name, value) in [
+        ("amlfs_version", env!("CARGO_PKG_VERSION")),
+        ("date", &content.date),
+        ("store", content.store.name()),
+        ("source", &content.source),
+    ] {
+        write_text(&file, name, value)?;
+    }
+    for (name, number) in [("height", content.size.0), ("width", content.size.1)] {
+        file.new_attr::<u64>().create(name)?.write_scalar(&(number as u64))?;
+    }
+
+    let mut offsets = vec![0];
+    offsets.extend(content.lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    }));
+    write_column(&file, "offsets", &offsets, "bytes", "begin of each image in bytes, and the end of the last one")?;
+    write_column(&file, "crc32", &content.crc32, "1", "CRC-32 of each image's bytes")?;
+    write_column(&file, "label", &content.labels, "1", "number of each image's identity")?;
+    write_texts(&file, "name", &content.names, "each image's path below the source's root, or its record's key")?;
+    write_texts(&file, "identity", &content.identities, "name of each identity, by label")?;
+
+    let total = offsets[offsets.len() - 1];
+    let long_name = "the images, one after the other, as the attribute store says";
+    let offset = hdf5_file::reserve::<u8>(&file, "bytes", &[total as usize], "1", long_name)?;
+    file.flush()?;
+    file.close()?;
+    Ok(offset..offset + total)
+}
+
+fn verify(path: &Path, content: &Content) -> Result<()> {
+    let packed = Packed::open(path)?;
+    let same = packed.size == content.size
+        && packed.store == content.store
+        && packed.offsets.windows(2).map(|range| range[1] - range[0]).eq(content.lengths.iter().copied())
+        && packed.crc32 == content.crc32
+        && packed.labels == content.labels
+        && packed.identities == content.identities
+        && packed.names()? == content.names;
+    if !same {
+        return Err(Error::failed("it gave something else"));
+    }
+    (0..packed.count()).try_for_each(|index| packed.stored(index).map(|_| ()))
+}

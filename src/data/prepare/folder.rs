@@ -1,0 +1,190 @@
+//! A directory with a directory of image files per identity.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use super::Source;
+use crate::error::{Error, Result};
+
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
+
+/// A directory of identity directories with image files, in the order of their names. Hidden files and Thumbs.db are
+/// passed over; symbolic links are followed.
+pub struct Folder {
+    root: PathBuf,
+    /// Only those with images; numbered in the order of their names.
+    identities: Vec<String>,
+    /// Path below the root and identity number.
+    images: Vec<(PathBuf, u32)>,
+    ignored: Vec<(String, String)>,
+    empty: Vec<String>,
+}
+
+impl Folder {
+    /// Lists `root`; reads no image.
+    ///
+    /// Errors: a directory that can't be listed, no image at all.
+    pub fn open(root: &Path) -> Result<Folder> {
+        let mut folder = Folder {
+            root: root.to_owned(),
+            identities: Vec::new(),
+            images: Vec::new(),
+            ignored: Vec::new(),
+            empty: Vec::new(),
+        };
+        // the directory that the walk is in, until it has an image
+        let mut pending = None;
+        let walk = WalkDir::new(root).min_depth(1).max_depth(2).follow_links(true).sort_by_file_name();
+        for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(root).to_owned();
+                let why = error.io_error().map_or_else(|| error.to_string(), |why| why.to_string());
+                Error::file(&path, format!("can't be listed: {why}"))
+            })?;
+            let path = entry.path().strip_prefix(root).unwrap_or(entry.path());
+            let is_directory = entry.file_type().is_dir();
+            match entry.depth() {
+                1 if is_directory => {
+                    folder.empty.extend(pending.replace(path.to_string_lossy().into_owned()));
+                }
+                1 => folder.ignore(path, "not in an identity's directory"),
+                _ if is_directory => folder.ignore(path, "a directory within an identity's"),
+                _ if !is_image(path) => folder.ignore(path, "not an image by its extension"),
+                _ => {
+                    folder.identities.extend(pending.take());
+                    folder.images.push((path.to_owned(), folder.identities.len() as u32 - 1));
+                }
+            }
+        }
+        folder.empty.extend(pending);
+        if folder.images.is_empty() {
+            let why = format!("no images; wanted are files *.{} in a directory per identity", EXTENSIONS.join(", *."));
+            return Err(Error::file(root, why));
+        }
+        Ok(folder)
+    }
+
+    fn ignore(&mut self, path: &Path, why: &str) {
+        self.ignored.push((path.to_string_lossy().into_owned(), why.to_owned()));
+    }
+}
+
+impl Folder {
+    /// Identity number of image `index`.
+    pub fn label(&self, index: usize) -> u32 {
+        self.images[index].1
+    }
+}
+
+impl Source for Folder {
+    fn count(&self) -> usize {
+        self.images.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.images[index].0.to_string_lossy().into_owned()
+    }
+
+    fn read(&self, index: usize) -> Result<(u32, Cow<'_, [u8]>)> {
+        let (path, identity) = &self.images[index];
+        let path = self.root.join(path);
+        let bytes = fs::read(&path).map_err(|why| Error::file(&path, format!("can't be read: {why}")))?;
+        Ok((*identity, bytes.into()))
+    }
+
+    fn identity(&self, number: u32) -> String {
+        self.identities[number as usize].clone()
+    }
+
+    fn ignored(&self) -> &[(String, String)] {
+        &self.ignored
+    }
+
+    fn empty_identities(&self) -> &[String] {
+        &self.empty
+    }
+}
+
+fn is_hidden(entry: &DirEntry) -> bool {
+    let name = entry.file_name().to_string_lossy();
+    name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_of(files: &[&str]) -> (tempfile::TempDir, Result<Folder>) {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match file.ends_with('/') {
+                true => fs::create_dir_all(path).unwrap(),
+                false => fs::write(path, file).unwrap(),
+            }
+        }
+        let folder = Folder::open(root.path());
+        (root, folder)
+    }
+
+    #[test]
+    fn images_are_sorted_by_identity_and_name() {
+        let (_root, folder) = folder_of(&["b/2.png", "b/10.JPG", "a/x.Pgm", "c/y.jpeg", "c/a b,c.ppm"]);
+        let folder = folder.unwrap();
+        let names: Vec<_> = (0..folder.count()).map(|index| folder.name(index)).collect();
+        assert_eq!(names, ["a/x.Pgm", "b/10.JPG", "b/2.png", "c/a b,c.ppm", "c/y.jpeg"]);
+        let numbers: Vec<_> = (0..5).map(|index| folder.read(index).unwrap().0).collect();
+        assert_eq!(numbers, [0, 1, 1, 2, 2]);
+        assert_eq!((0..3).map(|number| folder.identity(number)).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(folder.read(3).unwrap().1, &b"c/a b,c.ppm"[..]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_listed_or_passed_over() {
+        let (_root, folder) = folder_of(&[
+            "a/1.jpg",
+            "a/Thumbs.db",
+            "a/.hidden.jpg",
+            ".git/1.jpg",
+            "a/notes.txt",
+            "a/deep/1.jpg",
+            "list.csv",
+            "b/",
+            "c/x.gif",
+            "d/1.png",
+            "e/",
+        ]);
+        let folder = folder.unwrap();
+        assert_eq!(folder.count(), 2);
+        assert_eq!(folder.empty_identities(), ["b", "c", "e"]);
+        let ignored: Vec<_> = folder.ignored().iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+        assert_eq!(
+            ignored,
+            [
+                ("a/deep", "a directory within an identity's"),
+                ("a/notes.txt", "not an image by its extension"),
+                ("c/x.gif", "not an image by its extension"),
+                ("list.csv", "not in an identity's directory"),
+            ]
+        );
+        assert_eq!((folder.identity(0), folder.identity(1)), ("a".into(), "d".into()));
+    }
+
+    #[test]
+    fn a_folder_without_images_is_an_error() {
+        let (root, folder) = folder_of(&["a/1.txt", "2.jpg"]);
+        assert!(folder.err().unwrap().to_string().contains("no images; wanted are files *.jpg, *.jpeg"));
+        let missing = Folder::open(&root.path().join("missing")).err().unwrap().to_string();
+        assert!(missing.ends_with("missing: can't be listed: No such file or directory (os error 2)"), "{missing}");
+    }
+}

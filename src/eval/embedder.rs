@@ -1,0 +1,62 @@
+//! A checkpoint's network, ready to embed face images.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
+
+use super::normalise_rows;
+use crate::checkpoint;
+use crate::config::{Config, DataKind, Run};
+use crate::data::{Dataset, Images, batches};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::model;
+use crate::task::FACE_NORMALISATION;
+use crate::train::Trainer;
+
+/// Images per forward pass.
+const BATCH: usize = 256;
+
+pub struct Embedder {
+    trainer: Trainer,
+    /// Height and width of its images.
+    pub size: (usize, usize),
+    loader_threads: usize,
+}
+
+impl Embedder {
+    /// `adjust` changes what concerns this machine (device, threads). Errors: no checkpoint of a face network; the
+    /// device is not there.
+    pub fn open(path: &Path, adjust: impl FnOnce(&mut Run)) -> Result<Embedder> {
+        let checkpoint = checkpoint::read(path)?;
+        let mut config = Config::from_toml(&checkpoint.info.config).map_err(|why| Error::file(path, why))?;
+        if config.data.kind != DataKind::Faces {
+            return Err(Error::file(path, "not the checkpoint of a face network"));
+        }
+        adjust(&mut config.run);
+        tch::set_num_threads(config.run.threads as i32);
+        let [height, width] = config.data.faces.size;
+        let devices: Vec<Device> = device::choose(&config.run)?;
+        // the classifier's rows are the only thing that the configuration does not tell
+        let classifier = format!("model/{}", model::classifier_name(&config.model));
+        let classes = checkpoint.tensors.iter().find(|tensor| tensor.path == classifier).map(|tensor| tensor.shape[0]);
+        let classes = classes.ok_or_else(|| Error::file(path, format!("it has no tensor {classifier}")))?;
+        let (model, layout) = model::build(&config.model, (height, width), classes);
+        let mut trainer = Trainer::new(&config, model.into(), &layout, FACE_NORMALISATION, &devices);
+        let state = checkpoint::from_named(&checkpoint.tensors, trainer.specs());
+        trainer.load(&state.map_err(|why| Error::file(path, why))?);
+        Ok(Embedder { trainer, size: (height, width), loader_threads: config.run.loader_threads })
+    }
+
+    /// Unit embeddings of some of the images: [n, D] f32 on the first device. Each is of the image's embedding plus its
+    /// mirror image's. Errors: a damaged image, an embedding that is not finite.
+    pub fn embed(&mut self, images: &Arc<dyn Images>, range: Range<usize>) -> Result<Tensor> {
+        let first = range.start;
+        let dataset = Arc::new(Dataset::part(images.clone(), range.map(|index| index as u32).collect()));
+        let order = (0..dataset.len() as u32).collect();
+        let batches = batches(&dataset, order, BATCH, None, self.loader_threads);
+        normalise_rows(&self.trainer.embed(batches, true)?, first)
+    }
+}

@@ -1,0 +1,92 @@
+//! Where the features of a benchmark's images come from.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use super::devkit::read_feature;
+use super::{Embedder, normalise_rows};
+use crate::data::{Embeddings, Images};
+use crate::error::{Error, Result};
+
+pub enum Features<'a> {
+    /// Embedded now.
+    Images(&'a mut Embedder, Arc<dyn Images>),
+    /// The devkit's files, one for each image; read by so many threads.
+    Devkit(Vec<PathBuf>, usize),
+    /// Written by `amlfs export embeddings`.
+    File(Embeddings),
+}
+
+impl Features<'_> {
+    pub fn count(&self) -> usize {
+        match self {
+            Features::Images(_, images) => images.count(),
+            Features::Devkit(paths, _) => paths.len(),
+            Features::File(embeddings) => embeddings.count(),
+        }
+    }
+
+    /// Unit features of some of the images: [n, D] f32. Errors: a missing, damaged or zero feature; features of several
+    /// lengths.
+    pub fn read(&mut self, range: Range<usize>) -> Result<Tensor> {
+        match self {
+            Features::Images(embedder, images) => embedder.embed(images, range),
+            Features::Devkit(paths, threads) => {
+                normalise_rows(&read_files(&paths[range.clone()], *threads)?, range.start)
+            }
+            Features::File(embeddings) => normalise_rows(&embeddings.rows(range.clone())?, range.start),
+        }
+    }
+}
+
+fn read_files(paths: &[PathBuf], threads: usize) -> Result<Tensor> {
+    let share = paths.len().div_ceil(threads).max(1);
+    let parts = std::thread::scope(|scope| {
+        let readers: Vec<_> = paths
+            .chunks(share)
+            .map(|paths| scope.spawn(|| paths.iter().map(|path| read_feature(path)).collect::<Result<Vec<_>>>()))
+            .collect();
+        readers.into_iter().map(|reader| reader.join().expect("no panic in a reader")).collect::<Result<Vec<_>>>()
+    })?;
+    let rows = parts.concat();
+    let length = rows.first().map_or(0, Vec::len);
+    if let Some(index) = rows.iter().position(|row| row.len() != length) {
+        let why = format!("{} features, but {} has {length}", rows[index].len(), paths[0].display());
+        return Err(Error::file(&paths[index], why));
+    }
+    Ok(Tensor::from_slice(&rows.concat()).view([rows.len() as i64, length as i64]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::devkit::write_feature;
+    use super::*;
+
+    #[test]
+    fn feature_files_become_unit_rows_in_order_for_any_number_of_threads() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..7).map(|i| directory.path().join(format!("{i}_a.bin"))).collect();
+        for (i, path) in paths.iter().enumerate() {
+            write_feature(path, &[3.0 * (i + 1) as f32, 4.0 * (i + 1) as f32 * if i % 2 == 0 { 1.0 } else { -1.0 }])
+                .unwrap();
+        }
+        for threads in [1, 3, 20] {
+            let rows = Features::Devkit(paths.clone(), threads).read(1..7).unwrap();
+            let rows = Vec::<Vec<f32>>::try_from(rows).unwrap();
+            assert_eq!(rows.len(), 6);
+            for (i, row) in rows.iter().enumerate() {
+                assert!((row[0] - 0.6).abs() < 1e-6 && (row[1].abs() - 0.8).abs() < 1e-6, "{row:?}");
+                assert_eq!(row[1] < 0.0, i % 2 == 0);
+            }
+        }
+        write_feature(&paths[4], &[1.0, 2.0, 3.0]).unwrap();
+        let error = Features::Devkit(paths.clone(), 2).read(0..7).err().unwrap().to_string();
+        assert!(error.ends_with(&format!("4_a.bin: 3 features, but {} has 2", paths[0].display())), "{error}");
+        write_feature(&paths[4], &[0.0, 0.0]).unwrap();
+        let error = Features::Devkit(paths.clone(), 2).read(3..7).err().unwrap().to_string();
+        assert!(error.contains("row 4"), "{error}");
+    }
+}

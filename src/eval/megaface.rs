@@ -1,0 +1,190 @@
+//! MegaFace's protocol over all ranks: distractors in blocks, dealt out to the ranks, scored as they come and forgotten.
+//! Several distractor sets are measured in one pass, so every feature is made or read once.
+
+use std::ops::Range;
+
+use tch::Tensor;
+
+use super::identification::{BLOCK, Identification, RANKS, impostors_needed};
+use crate::comm::Comm;
+use crate::error::Result;
+
+/// The false-accept rate of MegaFace's verification figures.
+pub const FAR: f64 = 1e-6;
+/// Probes whose lists of largest scores are exchanged at once: bounds the memory of many ranks.
+const PROBES_PER_EXCHANGE: usize = 64;
+
+/// Which of the distractors a measurement counts.
+pub enum Members {
+    First(usize),
+    /// One flag for each distractor.
+    Marked(Vec<bool>),
+}
+
+impl Members {
+    fn count(&self) -> usize {
+        match self {
+            Members::First(count) => *count,
+            Members::Marked(marked) => marked.iter().filter(|&&marked| marked).count(),
+        }
+    }
+
+    /// The members among `block`, the features [n, D] of the distractors `range`; `None`: there are none.
+    fn of(&self, block: &Tensor, range: &Range<usize>) -> Option<Tensor> {
+        let marked: Vec<i64> = match self {
+            Members::First(count) => {
+                let count = count.saturating_sub(range.start).min(range.len());
+                return (count > 0).then(|| block.narrow(0, 0, count as i64));
+            }
+            Members::Marked(marked) => (0..range.len() as i64).filter(|&i| marked[range.start + i as usize]).collect(),
+        };
+        match marked.len() {
+            0 => None,
+            count if count == range.len() => Some(block.shallow_clone()),
+            _ => Some(block.index_select(0, &Tensor::from_slice(&marked).to_device(block.device()))),
+        }
+    }
+}
+
+/// One row of the results in the making.
+pub struct Measurement {
+    members: Members,
+    identification: Identification,
+}
+
+pub struct Rates {
+    /// Distractors that counted.
+    pub distractors: usize,
+    /// [K]: item N - 1 is the identification rate at rank N.
+    pub cmc: Vec<f64>,
+    /// Verification rate at `FAR`.
+    pub verification: f64,
+}
+
+impl Measurement {
+    /// probes [P, D] f32, rows of norm 1; see `Identification`.
+    pub fn new(probes: &Tensor, members: Members, threads: usize) -> Result<Measurement> {
+        let count = members.count();
+        let impostors = impostors_needed(FAR, probes.size()[0] as usize, count as u64);
+        let identification = Identification::new(probes, RANKS.min(count.max(1)), impostors, threads)?;
+        Ok(Measurement { members, identification })
+    }
+
+    /// Exchanges what the ranks have found; all call it.
+    fn merge(&mut self, probes: usize, comm: &Comm) {
+        if comm.size() == 1 {
+            return;
+        }
+        for start in (0..probes).step_by(PROBES_PER_EXCHANGE) {
+            let range = start..(start + PROBES_PER_EXCHANGE).min(probes);
+            let parts = comm.all_gather_f32(&self.identification.top(range.clone()));
+            self.identification.merge_top(range, &parts);
+        }
+        let parts = comm.all_gather_f32(&self.identification.impostors());
+        self.identification.merge_impostors(&parts, self.members.count() as u64);
+    }
+
+    /// labels [P]: equal for images of one identity.
+    fn rates(&self, labels: &[i64]) -> Result<Rates> {
+        Ok(Rates {
+            distractors: self.members.count(),
+            cmc: self.identification.cmc(labels)?,
+            verification: self.identification.verification(labels, FAR)?,
+        })
+    }
+}
+
+/// Scores `count` distractors against the probes of all `measurements`. `read` gives the features [n, D] of a range of
+/// them; a rank reads only its own blocks. The results are on all ranks, equal for any number of them.
+pub fn identify(
+    comm: &Comm,
+    labels: &[i64],
+    measurements: &mut [Measurement],
+    count: usize,
+    mut read: impl FnMut(Range<usize>) -> Result<Tensor>,
+) -> Result<Vec<Rates>> {
+    let mut score = || -> Result<()> {
+        for block in (comm.rank()..count.div_ceil(BLOCK)).step_by(comm.size()) {
+            let range = block * BLOCK..((block + 1) * BLOCK).min(count);
+            let features = read(range.clone())?;
+            for measurement in measurements.iter_mut() {
+                if let Some(members) = measurement.members.of(&features, &range) {
+                    measurement.identification.add(&members)?;
+                }
+            }
+        }
+        Ok(())
+    };
+    comm.agree(score())?;
+    for measurement in measurements.iter_mut() {
+        measurement.merge(labels.len(), comm);
+    }
+    measurements.iter().map(|measurement| measurement.rates(labels)).collect()
+}
+
+/// Features of the first `count` items on all ranks, each of which reads an equal share: [count, D] f32 on `device`.
+pub fn read_shared(comm: &Comm, count: usize, mut read: impl FnMut(Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
+    let share = |rank: usize| count * rank / comm.size()..count * (rank + 1) / comm.size();
+    let mine = comm.agree(read(share(comm.rank())))?;
+    let length = comm.all_max(mine.size()[1] as u64) as usize;
+    let parts: Vec<Tensor> = (0..comm.size())
+        .map(|rank| {
+            let rows = share(rank).len();
+            let mut values = vec![0f32; rows * length];
+            if rank == comm.rank() {
+                mine.to_device(tch::Device::Cpu).copy_data(&mut values, rows * length);
+            }
+            comm.broadcast_f32(&mut values, rank);
+            Tensor::from_slice(&values).view([rows as i64, length as i64])
+        })
+        .collect();
+    Ok(Tensor::cat(&parts, 0).to_device(mine.device()))
+}
+
+/// The refined probes: a mislabelled image's features become its identity's centre, the unit sum of its other images'
+/// (insightface: _evaluation_/megaface/remove_noises.py, without the noise of +-0.001 that it adds).
+/// probes [P, D], labels [P], noisy [P] -> [P, D]. Error: an identity of mislabelled images alone.
+pub fn refine_probes(probes: &Tensor, labels: &[i64], noisy: &[bool]) -> Result<Tensor> {
+    let refined = probes.copy();
+    for (i, _) in noisy.iter().enumerate().filter(|&(_, &noisy)| noisy) {
+        let clean: Vec<i64> =
+            (0..labels.len()).filter(|&j| labels[j] == labels[i] && !noisy[j]).map(|j| j as i64).collect();
+        let rows = probes.index_select(0, &Tensor::from_slice(&clean).to_device(probes.device()));
+        let centre = rows.sum_dim_intlist([0i64].as_slice(), true, tch::Kind::Float);
+        let centre = super::normalise_rows(&centre, i)?;
+        refined.narrow(0, i as i64, 1).copy_(&centre);
+    }
+    Ok(refined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn members_are_cut_out_of_blocks() {
+        let block = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1]);
+        let rows = |members: &Members, start| {
+            members.of(&block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
+        };
+        assert_eq!(rows(&Members::First(10), 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
+        assert_eq!(rows(&Members::First(6), 4), Some(vec![0.0, 1.0]));
+        assert_eq!(rows(&Members::First(4), 4), None);
+        let marked =
+            Members::Marked([true, false, true, false, true, true, true, true, false, false, false, false].into());
+        assert_eq!(rows(&marked, 0), Some(vec![0.0, 2.0]));
+        assert_eq!(rows(&marked, 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
+        assert_eq!(rows(&marked, 8), None);
+    }
+
+    #[test]
+    fn noisy_probes_become_the_centre_of_their_identitys_others() {
+        let probes = Tensor::from_slice2(&[[1.0f32, 0.0], [0.0, 1.0], [0.6, 0.8], [0.0, -1.0]]);
+        let refined = refine_probes(&probes, &[7, 7, 7, 8], &[false, false, true, false]).unwrap();
+        let half = 0.5f32.sqrt();
+        let expected = Tensor::from_slice2(&[[1.0f32, 0.0], [0.0, 1.0], [half, half], [0.0, -1.0]]);
+        assert!(refined.allclose(&expected, 0.0, 1e-6, false));
+        assert!(refine_probes(&probes, &[7, 7, 7, 8], &[false, false, false, true]).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! The k largest of a stream of scores.
+
+/// Keeps up to twice as many as asked and halves by selection now and then: constant time per score, no heap.
+#[derive(Clone, Debug)]
+pub struct Top {
+    capacity: usize,
+    values: Vec<f32>,
+    threshold: f32,
+}
+
+impl Top {
+    /// The `capacity` largest; 0 keeps none.
+    pub fn new(capacity: usize) -> Top {
+        let threshold = if capacity == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
+        Top { capacity, values: Vec::new(), threshold }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// A score that is not larger changes nothing.
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    pub fn push(&mut self, score: f32) {
+        if score > self.threshold {
+            self.values.push(score + 0.0); // no -0.0: the order of arrival must not show
+            if self.values.len() >= 2 * self.capacity {
+                let (_, &mut last, _) = self.values.select_nth_unstable_by(self.capacity - 1, |a, b| b.total_cmp(a));
+                self.values.truncate(self.capacity);
+                self.threshold = last;
+            }
+        }
+    }
+
+    /// [capacity], descending, then -inf.
+    pub fn sorted(&self) -> Vec<f32> {
+        let mut sorted = self.values.clone();
+        sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+        sorted.resize(self.capacity, f32::NEG_INFINITY);
+        sorted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Top;
+
+    #[test]
+    fn the_largest_are_kept_whatever_the_order() {
+        let scores: Vec<f32> = (0..500).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+        for capacity in [0, 1, 2, 7, 100, 1000] {
+            let mut expected = scores.clone();
+            expected.sort_by(|a, b| b.total_cmp(a));
+            expected.resize(capacity, f32::NEG_INFINITY);
+            let (mut forwards, mut backwards) = (Top::new(capacity), Top::new(capacity));
+            scores.iter().for_each(|&score| forwards.push(score));
+            scores.iter().rev().for_each(|&score| backwards.push(score));
+            assert_eq!(forwards.sorted(), expected);
+            assert_eq!(backwards.sorted(), expected);
+        }
+    }
+
+    #[test]
+    fn zeros_of_either_sign_are_one() {
+        let mut top = Top::new(1);
+        [-0.0, 0.0, -0.0].into_iter().for_each(|score| top.push(score));
+        assert_eq!(top.sorted()[0].to_bits(), 0.0f32.to_bits());
+    }
+}

@@ -1,0 +1,90 @@
+//! Face recognition: identities from a packed file. Reward: rank-1 of held-out identities among held-out distractors, as
+//! MegaFace defines it (docs/megaface.md).
+
+use std::sync::Arc;
+
+use tch::Device;
+
+use super::training::{Goal, Supervised, Training};
+use crate::config::Config;
+use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
+use crate::error::{Error, Result};
+use crate::eval::{ClosedSet, Identification, normalise_rows};
+use crate::model;
+use crate::train::{Normalisation, Trainer};
+
+/// SphereFace's: (x - 127.5) / 128.
+pub const NORMALISATION: Normalisation = Normalisation { mean: [127.5; 3], deviation: [128.0; 3] };
+
+/// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
+pub fn faces(config: &Config, devices: &[Device]) -> Result<Supervised> {
+    let path = config.data.path.as_deref().expect("checked with the configuration");
+    let (images, identities) = open(path, config)?;
+    let HeldOut { mut training, classes, probes, distractors } =
+        hold_out_identities(&images, identities, &config.data.faces, config.run.seed)?;
+    let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
+    let test = match &config.data.faces.test {
+        Some(path) => Some(Arc::new(Dataset::whole(open(path, config)?.0))),
+        None => None,
+    };
+    let (model, layout) = model::build(&config.model, images.size(), classes);
+    let trainer = Trainer::new(config, model.into(), &layout, NORMALISATION, devices);
+    Ok(Supervised {
+        training: Training { config: config.clone(), dataset: Arc::new(training), trainer },
+        label_changes,
+        goal: Box::new(Identify { classes, probes: Arc::new(probes), distractors: Arc::new(distractors), test }),
+    })
+}
+
+struct Identify {
+    classes: usize,
+    probes: Arc<Dataset>,
+    distractors: Arc<Dataset>,
+    test: Option<Arc<Dataset>>,
+}
+
+/// (images, number of identities).
+fn open(path: &std::path::Path, config: &Config) -> Result<(Arc<dyn Images>, usize)> {
+    let packed = Packed::open(path)?;
+    let (height, width) = packed.size();
+    let [wanted_height, wanted_width] = config.data.faces.size;
+    if (height, width) != (wanted_height, wanted_width) {
+        return Err(Error::file(
+            path,
+            format!("images of {height} x {width}, but data.faces.size is {wanted_height} x {wanted_width}"),
+        ));
+    }
+    let identities = packed.identities().len();
+    Ok((Arc::new(packed), identities))
+}
+
+impl Goal for Identify {
+    fn describe(&self) -> String {
+        format!(
+            "{} identities; {} probes, {} distractors, {} test images",
+            self.classes,
+            self.probes.len(),
+            self.distractors.len(),
+            self.test.as_ref().map_or(0, |test| test.len())
+        )
+    }
+
+    fn reward(&self, training: &mut Training) -> Result<f64> {
+        let (probes, distractors) = (training.embed(&self.probes, false)?, training.embed(&self.distractors, false)?);
+        // a network whose embeddings are zero or not finite has failed
+        let (Ok(probes), Ok(distractors)) = (normalise_rows(&probes, 0), normalise_rows(&distractors, 0)) else {
+            return Ok(f64::NAN);
+        };
+        let labels: Vec<i64> = self.probes.labels.iter().map(|&label| label.into()).collect();
+        let mut identification = Identification::new(&probes, 1, 0, training.config.run.threads)?;
+        identification.add(&distractors)?;
+        identification.rank1(&labels)
+    }
+
+    /// Every pair of images of the test file, with mirror images.
+    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
+        let Some(test) = &self.test else { return Ok(Vec::new()) };
+        let embeddings = normalise_rows(&training.embed(test, true)?, 0)?;
+        ClosedSet::new(&embeddings, &test.labels)?.metrics()
+    }
+}

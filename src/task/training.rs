@@ -1,0 +1,132 @@
+//! What the tasks have in common: a network trained on labelled images. They differ in the `Goal`.
+
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use super::{Epoch, Observer, Task};
+use crate::config::Config;
+use crate::data::{Augment, Batch, Dataset, LabelChange, batches, shuffled};
+use crate::error::Result;
+use crate::state::TensorSpec;
+use crate::train::{EpochPlan, Trainer, learning_rate};
+
+/// What a network is trained for: its reward and its test. The data of both are never trained on.
+pub trait Goal {
+    /// The data in a phrase.
+    fn describe(&self) -> String;
+
+    fn reward(&self, training: &mut Training) -> Result<f64>;
+
+    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>>;
+}
+
+/// A task: training for a goal.
+pub struct Supervised {
+    pub training: Training,
+    pub label_changes: Vec<LabelChange>,
+    pub goal: Box<dyn Goal>,
+}
+
+impl Task for Supervised {
+    fn describe(&self) -> String {
+        format!(
+            "{} training images ({} with a replaced label), {}",
+            self.training.dataset.len(),
+            self.label_changes.len(),
+            self.goal.describe()
+        )
+    }
+
+    fn label_changes(&self) -> &[LabelChange] {
+        &self.label_changes
+    }
+
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+        self.training.epoch(epoch, observer)
+    }
+
+    fn examples(&self) -> usize {
+        self.training.examples()
+    }
+
+    fn steps(&self) -> usize {
+        self.training.steps()
+    }
+
+    fn reward(&mut self) -> Result<f64> {
+        self.goal.reward(&mut self.training)
+    }
+
+    fn test(&mut self) -> Result<Vec<(String, f64)>> {
+        self.goal.test(&mut self.training)
+    }
+
+    fn specs(&self) -> &[TensorSpec] {
+        self.training.trainer.specs()
+    }
+
+    fn save(&mut self, state: &mut [f32]) {
+        self.training.trainer.save(state);
+    }
+
+    fn load(&mut self, state: &[f32]) {
+        self.training.trainer.load(state);
+    }
+
+    fn learning_rate(&self, epoch: usize) -> f64 {
+        learning_rate(&self.training.config.train, epoch)
+    }
+}
+
+/// A network in training, its training set and the trainer that goes through it.
+pub struct Training {
+    pub config: Config,
+    pub dataset: Arc<Dataset>,
+    pub trainer: Trainer,
+}
+
+impl Training {
+    /// One epoch over randomly ordered, augmented images.
+    fn epoch(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+        let Config { data, train, run, .. } = &self.config;
+        let number = epoch.epoch as u64;
+        let order = shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream);
+        let augment = (data.crop_padding > 0 || data.mirror).then_some(Augment {
+            padding: data.crop_padding,
+            mirror: data.mirror,
+            seed: run.seed,
+            epoch: number,
+            stream: epoch.stream,
+        });
+        let batches = batches(&self.dataset, order, train.batch_size, augment, run.loader_threads);
+        let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64 };
+        self.trainer.epoch(epoch.theta, batches, plan, observer)
+    }
+
+    /// Examples of one epoch: one pass, unless the configuration sets the number of steps.
+    fn examples(&self) -> usize {
+        let train = &self.config.train;
+        train.epoch_iterations.map_or(self.dataset.len(), |steps| steps * train.batch_size)
+    }
+
+    fn steps(&self) -> usize {
+        self.examples().div_ceil(self.config.train.batch_size)
+    }
+
+    /// Share of a data set's images whose largest logit is their label's.
+    pub fn top1(&mut self, dataset: &Arc<Dataset>) -> Result<f64> {
+        self.trainer.top1(self.in_order(dataset))
+    }
+
+    /// Embeddings of all images of a data set: [N, D] f32, not normalised (`Trainer::embed`).
+    pub fn embed(&mut self, dataset: &Arc<Dataset>, mirrored: bool) -> Result<Tensor> {
+        self.trainer.embed(self.in_order(dataset), mirrored)
+    }
+
+    /// All images of a data set, in order and as they are.
+    fn in_order(&self, dataset: &Arc<Dataset>) -> impl Iterator<Item = Result<Batch>> + use<> {
+        let order = (0..dataset.len() as u32).collect();
+        batches(dataset, order, self.config.train.batch_size, None, self.config.run.loader_threads)
+    }
+}

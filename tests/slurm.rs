@@ -1,0 +1,237 @@
+//! slurm/*.slurm without a Slurm: srun, mpirun, scontrol, df and amlfs are stand-ins.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use tempfile::TempDir;
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+const DATA: &str = "all the faces";
+
+/// Runs what follows its options, once.
+const SRUN: &str = r#"echo "srun $*" >>"$LOG/calls"
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@""#;
+const MPIRUN: &str = r#"echo "mpirun $*" >>"$LOG/calls"
+shift 2
+exec "$@""#;
+const SCONTROL: &str = r#"echo "$*" >>"$LOG/scontrol""#;
+const DF: &str = r#"echo Avail; echo "$FREE""#;
+/// Keeps what it got, replaces the checkpoint by the one it shall leave, if any, and ends with the code it shall, at
+/// once or after USR1.
+const AMLFS: &str = r#"printf '%s\n' "$@" >"$LOG/arguments"
+while [ $# -gt 0 ]; do
+    case "$1" in --data) cp -p "$2" "$LOG/data" ;; --out) out=$2 ;; esac
+    shift
+done
+trap 'touch "$LOG/signalled"' USR1
+touch "$LOG/started"
+while [ -n "$UNTIL_USR1" ] && ! [ -e "$LOG/signalled" ]; do sleep 0.05; done
+rm -f "$out"/epoch-*
+[ -z "$CHECKPOINT" ] || touch "$out/$CHECKPOINT"
+exit "$CODE""#;
+
+struct Job {
+    directory: TempDir,
+    command: Command,
+}
+
+struct Ended {
+    code: Option<i32>,
+    log: String,
+}
+
+impl Job {
+    /// A job of the MegaFace script that has data, room for a copy, and a run with one checkpoint.
+    fn new(arguments: &[&str]) -> Job {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        for name in ["bin", "log", "node", "run"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        let programs = [("srun", SRUN), ("mpirun", MPIRUN), ("scontrol", SCONTROL), ("df", DF), ("amlfs", AMLFS)];
+        for (name, body) in programs {
+            let file = path.join("bin").join(name);
+            fs::write(&file, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(path.join("faces.h5"), DATA).unwrap();
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        File::options().write(true).open(path.join("faces.h5")).unwrap().set_modified(hour_ago).unwrap();
+        File::create(path.join("run/epoch-0001.h5")).unwrap();
+        // Slurm runs a copy from its spool directory
+        let script = path.join("slurm_script");
+        fs::copy(format!("{REPOSITORY}/slurm/amlfs_megaface.slurm"), &script).unwrap();
+
+        let mut command = Command::new("bash");
+        command.arg(script).args(arguments).current_dir(path).stdin(Stdio::null()).env_clear();
+        command.env("PATH", format!("{}/bin:{}", path.display(), std::env::var("PATH").unwrap()));
+        let slurm = [("JOB_ID", "7"), ("NTASKS", "32"), ("JOB_NUM_NODES", "1"), ("CPUS_PER_TASK", "4")];
+        command.envs(slurm.map(|(name, value)| (format!("SLURM_{name}"), value)));
+        command.env("SLURM_SUBMIT_DIR", REPOSITORY).env("TMPDIR", path.join("node")).env("LOG", path.join("log"));
+        command.env("AMLFS", path.join("bin/amlfs")).env("DATA", path.join("faces.h5")).env("OUT", path.join("run"));
+        command.env("FREE", "1000000").env("CODE", "0").env("CHECKPOINT", "").env("UNTIL_USR1", "");
+        Job { directory, command }
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Job {
+        self.command.env(name, value);
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What a stand-in wrote down, if it ran.
+    fn noted(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path("log").join(name)).ok()
+    }
+
+    fn start(&mut self) -> Child {
+        let log = File::create(self.path("job.log")).unwrap();
+        self.command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    fn wait(&self, mut child: Child) -> Ended {
+        let mut code = None;
+        until("the job ends", || {
+            let status = child.try_wait().unwrap();
+            code = status.and_then(|status| status.code());
+            status.is_some()
+        });
+        Ended { code, log: fs::read_to_string(self.path("job.log")).unwrap() }
+    }
+
+    fn run(&mut self) -> Ended {
+        let child = self.start();
+        self.wait(child)
+    }
+
+    /// The value of an argument that amlfs got.
+    fn argument(&self, name: &str) -> PathBuf {
+        let arguments = self.noted("arguments").expect("amlfs ran");
+        let value = arguments.lines().skip_while(|line| *line != name).nth(1);
+        value.unwrap_or_else(|| panic!("no {name} in {arguments}")).into()
+    }
+}
+
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path).unwrap().modified().unwrap()
+}
+
+fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(30), "30 s, and still not: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn only_a_run_that_stopped_early_after_progress_is_queued_again() {
+    for (code, checkpoint, again) in [
+        ("75", "epoch-0002.h5", true),
+        ("75", "epoch-0001.h5", false),
+        ("75", "", false),
+        ("0", "epoch-0002.h5", false),
+        ("1", "epoch-0002.h5", false),
+        ("78", "epoch-0002.h5", false),
+        ("137", "epoch-0002.h5", false),
+    ] {
+        let mut job = Job::new(&[]).with("CODE", code).with("CHECKPOINT", checkpoint);
+        let ended = job.run();
+        assert_eq!(ended.code, code.parse().ok(), "{}", ended.log);
+        let requeued = again.then(|| "requeue 7\n".to_string());
+        assert_eq!(job.noted("scontrol"), requeued, "code {code}, checkpoint {checkpoint:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn a_run_that_its_user_stopped_is_not_queued_again() {
+    let mut job = Job::new(&[]).with("CODE", "75").with("CHECKPOINT", "epoch-0002.h5");
+    File::create(job.path("run/STOP")).unwrap();
+    let ended = job.run();
+    assert_eq!((ended.code, job.noted("scontrol")), (Some(75), None));
+    assert!(ended.log.contains("run/STOP"), "{}", ended.log);
+}
+
+#[test]
+fn the_ranks_get_a_local_copy_of_the_data_and_the_users_arguments() {
+    let mut job = Job::new(&["--set", "run.seed=2 3"]);
+    let ended = job.run();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let copy = job.path("node/amlfs-7/faces.h5");
+    let copy = copy.to_str().unwrap();
+    assert_eq!(job.noted("data").as_deref(), Some(DATA));
+    assert_eq!(modified(&job.path("log/data")), modified(&job.path("faces.h5")));
+    assert!(!job.path("node/amlfs-7").exists(), "the copy is removed at the end");
+    let run = job.path("run");
+    let expected =
+        ["--preset", "megaface", "--data", copy, "--out", run.to_str().unwrap(), "--resume", "--set", "run.seed=2 3"];
+    assert_eq!(job.noted("arguments").unwrap().lines().collect::<Vec<_>>(), expected);
+    let calls = job.noted("calls").unwrap();
+    assert!(calls.contains("--mpi=pmix") && calls.contains("--cpus-per-task=4"), "{calls}");
+}
+
+#[test]
+fn without_room_or_unwanted_or_without_success_the_data_are_read_where_they_are() {
+    for (name, value, says) in
+        [("FREE", "5", "5 bytes free"), ("STAGE", "0", ""), ("TMPDIR", "/proc/none", "not every node")]
+    {
+        let mut job = Job::new(&[]).with(name, value);
+        let ended = job.run();
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        assert_eq!(job.argument("--data"), job.path("faces.h5"));
+        assert!(ended.log.contains(says), "{}", ended.log);
+    }
+}
+
+#[test]
+fn a_complete_copy_is_used_and_any_other_is_replaced() {
+    for (same_time, seen) in [(true, "ALL THE FACES"), (false, DATA)] {
+        let mut job = Job::new(&[]);
+        fs::create_dir(job.path("node/amlfs-7")).unwrap();
+        let copy = job.path("node/amlfs-7/faces.h5");
+        fs::write(&copy, "ALL THE FACES").unwrap();
+        if same_time {
+            let time = modified(&job.path("faces.h5"));
+            File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
+        }
+        let ended = job.run();
+        assert_eq!((ended.code, job.noted("data").as_deref()), (Some(0), Some(seen)), "{}", ended.log);
+    }
+}
+
+#[test]
+fn the_warning_before_the_time_limit_reaches_the_ranks() {
+    for launcher in ["mpirun", "srun"] {
+        let mut job = Job::new(&[]).with("LAUNCHER", launcher).with("UNTIL_USR1", "1");
+        job = job.with("CODE", "75").with("CHECKPOINT", "epoch-0002.h5");
+        let child = job.start();
+        until("amlfs runs", || job.noted("started").is_some());
+        let sent = Command::new("kill").args(["-USR1", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let ended = job.wait(child);
+        assert_eq!(ended.code, Some(75), "{launcher}: {}", ended.log);
+        assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 7\n"), "{launcher}: {}", ended.log);
+        assert!(job.noted("calls").unwrap().contains(&format!("{launcher} -")), "{launcher}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    for (name, value) in [("DATA", "/nowhere/faces.h5"), ("AMLFS", "/nowhere/amlfs"), ("AMLFS_ENV", "/nowhere/env.sh")]
+    {
+        let mut job = Job::new(&[]).with(name, value);
+        let ended = job.run();
+        assert_eq!(ended.code, Some(78), "{}", ended.log);
+        assert!(ended.log.contains(&format!("{name}={value}")), "{}", ended.log);
+        assert_eq!(job.noted("arguments"), None);
+    }
+    let ended = Job::new(&[]).with("SLURM_SUBMIT_DIR", "/nowhere").run();
+    assert!(ended.code == Some(78) && ended.log.contains("AMLFS_ROOT"), "{}", ended.log);
+}
