@@ -6,10 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
-
 use amlfs::checkpoint;
-use amlfs::rng::{Purpose, rng};
+use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, text, wait};
 
 fn arguments(out: &Path) -> Vec<String> {
@@ -27,66 +25,10 @@ fn run(ranks: usize, out: &Path) -> Command {
     mpirun(ranks, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Process ids of the program's ranks that work in `out`.
-fn ranks_in(out: &Path) -> Vec<i32> {
-    let out = format!("--out={}", out.display());
-    let processes =
-        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    processes
-        .filter(|pid: &i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<_> = line.split(|&byte| byte == 0).collect();
-            words[0].ends_with(b"amlfs") && words.contains(&out.as_bytes())
-        })
-        .collect()
-}
-
-fn assert_nothing_left(out: &Path) {
-    let start = Instant::now();
-    while !ranks_in(out).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(20), "ranks are left hanging");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_bits() {
-    let directory = tempfile::tempdir().unwrap();
-    let straight = directory.path().join("straight");
-    let start = Instant::now();
-    assert_code(&finish(&mut run(2, &straight)), 0);
-    let duration = start.elapsed();
-
-    let killed = directory.path().join("killed");
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    println!("seed {seed}");
-    let mut rng = rng(seed, Purpose::Order, &[]);
-    let mut kills = 0;
-    while kills < 10 {
-        let child = run(2, &killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(duration.mul_f64(rng.random_range(0.02..0.5)));
-        let ranks = ranks_in(&killed);
-        if !ranks.is_empty() {
-            let victim = ranks[rng.random_range(0..ranks.len())];
-            // SAFETY: a signal to a process of this test's own
-            unsafe { libc::kill(victim, libc::SIGKILL) };
-            kills += 1;
-        }
-        wait(child, Duration::from_secs(60));
-        assert_nothing_left(&killed);
-        // a run that has all its epochs is complete: compare it, and kill the rest in a new one
-        if checkpoint::newest(&killed).unwrap().is_some_and(|file| file.ends_with("epoch-0006.h5")) && kills < 10 {
-            assert_resumed_equals(&straight, &killed);
-            std::fs::remove_dir_all(&killed).unwrap();
-        }
-    }
-    assert_resumed_equals(&straight, &killed);
-}
-
-/// Resumes a run to its end and compares it.
-fn assert_resumed_equals(straight: &Path, killed: &Path) {
-    assert_code(&finish(&mut run(2, killed)), 0);
-    assert_same(&final_without_timings(straight), &final_without_timings(killed));
+    let settings: Vec<&str> = SMALL.iter().copied().filter(|argument| !argument.starts_with("--epochs")).collect();
+    kill_and_resume(&[&settings[..], &["--epochs=6"]].concat(), 6, 10);
 }
 
 #[test]

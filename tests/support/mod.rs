@@ -1,6 +1,8 @@
 //! Runs the program as a user does, and compares what it leaves behind.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod kill;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

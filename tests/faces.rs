@@ -1,0 +1,426 @@
+//! The face task as its users go through it: prepare, search, evaluate, export.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use amlfs::checkpoint;
+use amlfs::data::{EmbeddingsWriter, Images, Packed};
+use serde_json::Value;
+use support::kill::kill_and_resume;
+use support::{AMLFS, assert_code, assert_same, final_without_timings, finish, mpirun, skipped, text};
+
+/// A search of seconds on 32 x 32 images.
+const SMALL_FACES: &[&str] = &[
+    "--preset=faces-small",
+    "--threads=1",
+    "--samples=4",
+    "--policy=reinforce",
+    "--epochs=4",
+    "--set=search.warmup_epochs=0",
+    "--set=search.sigma=0.2",
+    "--set=data.faces.size=[32, 32]",
+    "--set=data.faces.probe_identities=4",
+    "--set=data.faces.distractor_identities=4",
+    "--set=data.faces.images_per_identity=5",
+    "--set=data.crop_padding=2",
+    "--set=model.width=0.125",
+    "--set=train.batch_size=20",
+    "--set=train.milestones=[3]",
+];
+
+fn amlfs(arguments: &[&str]) -> Output {
+    finish(Command::new(AMLFS).args(arguments))
+}
+
+fn path(directory: &Path, name: &str) -> String {
+    directory.join(name).to_str().unwrap().to_owned()
+}
+
+/// `identities` with 5 images each, packed.
+fn packed(directory: &Path, name: &str, identities: usize, seed: usize) -> String {
+    let (tree, file) = (path(directory, &format!("{name}-images")), path(directory, &format!("{name}.h5")));
+    let (identities, seed) = (format!("--identities={identities}"), format!("--seed={seed}"));
+    let size = "--size=32x32";
+    assert_code(&amlfs(&["prepare", "glyphs", &tree, &identities, "--images=5", size, &seed]), 0);
+    assert_code(&amlfs(&["prepare", "faces", &tree, "--out", &file, size]), 0);
+    file
+}
+
+fn json(output: &Output) -> Value {
+    assert_code(output, 0);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {}", text(output)))
+}
+
+#[test]
+fn faces_give_the_same_bits_for_1_2_and_4_ranks_and_evaluate_repeats_the_test() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = format!("--data={}", packed(directory.path(), "train", 24, 1));
+    let test = packed(directory.path(), "test", 6, 2);
+    let test = format!("--set=data.faces.test={test}");
+    let results: Vec<_> = [1, 2, 4]
+        .into_iter()
+        .map(|ranks| {
+            let out = directory.path().join(ranks.to_string());
+            let out_flag = format!("--out={}", out.display());
+            assert_code(&finish(&mut mpirun(ranks, &[SMALL_FACES, &[&data, &test, &out_flag]].concat())), 0);
+            final_without_timings(&out)
+        })
+        .collect();
+    assert!(results[0].history.iter().any(|record| record.delta_norm > 0.0), "mu never moved");
+    assert_same(&results[0], &results[1]);
+    assert_same(&results[0], &results[2]);
+
+    let found = json(&amlfs(&["evaluate", "--json", &path(directory.path(), "1/final.h5")]));
+    assert_eq!(results[0].test.len(), 3);
+    for (name, value) in &results[0].test {
+        assert_eq!(found[name].as_f64().unwrap(), *value);
+    }
+}
+
+#[test]
+fn a_face_search_that_is_killed_and_resumed_has_the_straight_runs_bits() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = format!("--data={}", packed(directory.path(), "train", 24, 1));
+    kill_and_resume(&[SMALL_FACES, &[&data]].concat(), 4, 5);
+}
+
+/// Trains for an epoch; the run's final.h5.
+fn trained(directory: &Path) -> String {
+    let data = format!("--data={}", packed(directory, "train", 24, 1));
+    let out = format!("--out={}", path(directory, "run"));
+    let settings = [&["train", "--loss=am-softmax"], SMALL_FACES, &[&data, &out, "--samples=1", "--epochs=1"]].concat();
+    assert_code(&finish(&mut mpirun(1, &settings)), 0);
+    path(directory, "run/final.h5")
+}
+
+fn list(directory: &Path, name: &str, paths: &[String], ids: Option<Vec<String>>) -> String {
+    let mut list = serde_json::json!({ "path": paths });
+    if let Some(ids) = ids {
+        list["id"] = ids.into();
+    }
+    std::fs::write(directory.join(name), list.to_string()).unwrap();
+    path(directory, name)
+}
+
+#[test]
+fn megaface_from_images_feature_files_and_exported_embeddings_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    packed(here, "probes", 5, 3);
+    packed(here, "distractors", 30, 4);
+    let images = |name: &str, identities: usize| -> Vec<String> {
+        (0..identities)
+            .flat_map(|i| (0..5).map(move |j| format!("{i:07}/{j:03}.jpg")))
+            .inspect(|image| {
+                assert!(here.join(name).join(image).exists(), "{image}");
+            })
+            .collect()
+    };
+    let probes = images("probes-images", 5);
+    let ids = probes.iter().map(|path| path.split('/').next().unwrap().to_owned()).collect();
+    let probe_list = list(here, "facescrub_features_list.json", &probes, Some(ids));
+    let distractors = images("distractors-images", 30);
+    let large = list(here, "megaface_features_list.json_150_1", &distractors, None);
+    let backwards: Vec<String> = distractors.iter().rev().take(20).cloned().collect();
+    let small = list(here, "megaface_features_list.json_20_1", &backwards, None);
+    let noises = path(here, "noises.txt");
+    std::fs::write(&noises, format!("# mislabelled\n{}\n", distractors[7])).unwrap();
+
+    let measure = |ranks: usize, sources: &[&str]| {
+        json(&finish(&mut mpirun(ranks, &[&["evaluate", "megaface", "--json", "--threads=1"], sources].concat())))
+    };
+    let common = ["--facescrub-list", &probe_list, "--megaface-noises", &noises, "--megaface-list", &small, &large];
+    let (probe_images, distractor_images) = (path(here, "probes-images"), path(here, "distractors-images"));
+    let (features, out) = (path(here, "features"), path(here, "cmc"));
+    let from_images = [
+        &["--model", &model, "--facescrub", &probe_images, "--megaface", &distractor_images][..],
+        &["--write-features", &features, "--out", &out],
+        &common[..],
+    ]
+    .concat();
+    let found = measure(1, &from_images);
+    assert_eq!(found["results"].as_array().unwrap().len(), 2);
+    assert_eq!(found["results"][1]["raw"]["distractors"], 150);
+    assert_eq!(found["results"][1]["refined"]["distractors"], 149);
+    assert_eq!(found, measure(2, &from_images));
+
+    let (facescrub, megaface) = (path(here, "features/facescrub"), path(here, "features/megaface"));
+    let from_features =
+        [&["--features", "amlfs", "--facescrub", &facescrub, "--megaface", &megaface][..], &common[..]].concat();
+    assert_eq!(found, measure(1, &from_features));
+
+    let cmc = std::fs::read(here.join("cmc/cmc_facescrub_megaface_amlfs_150_1.json")).unwrap();
+    let cmc: Value = serde_json::from_slice(&cmc).unwrap();
+    assert_eq!(cmc["cmc"][1][0], found["results"][1]["raw"]["rank1"]);
+    assert!(here.join("cmc/cmc_facescrub_megaface_amlfs_refined_20_1.json").exists());
+
+    let (probe_file, distractor_file) = (path(here, "p.h5"), path(here, "d.h5"));
+    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &probe_images, "--out", &probe_file]), 0);
+    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &distractor_images, "--out", &distractor_file]), 0);
+    let exported = measure(1, &["--facescrub", &probe_file, "--megaface", &distractor_file]);
+    assert_eq!(exported["results"][2]["raw"], found["results"][1]["raw"]);
+
+    // the same rank-1 by its definition
+    let (rows, labels) = (embeddings(&probe_file), |i: usize| i / 5);
+    let others = embeddings(&distractor_file);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+    let (mut successes, mut pairs) = (0, 0);
+    for j in 0..rows.len() {
+        let best = others.iter().map(|other| dot(other, &rows[j])).fold(f64::MIN, f64::max);
+        for i in (0..rows.len()).filter(|&i| i != j && labels(i) == labels(j)) {
+            pairs += 1;
+            successes += (dot(&rows[i], &rows[j]) >= best) as usize;
+        }
+    }
+    assert_eq!(found["results"][1]["raw"]["rank1"].as_f64().unwrap(), successes as f64 / pairs as f64);
+
+    let npy = path(here, "p.npy");
+    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &probe_images, "--out", &npy]), 0);
+    let bytes = std::fs::read(&npy).unwrap();
+    let last: Vec<u8> = rows.concat().iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert!(bytes.starts_with(b"\x93NUMPY") && bytes.ends_with(&last));
+    assert_eq!(std::fs::read_to_string(path(here, "p.npy.names.txt")).unwrap().lines().count(), 25);
+}
+
+fn embeddings(file: &str) -> Vec<Vec<f32>> {
+    let file = amlfs::data::Embeddings::open(Path::new(file)).unwrap();
+    Vec::try_from(file.rows(0..file.count()).unwrap()).unwrap()
+}
+
+/// Rank-N with ties over more distractors than a block has, straight from the definition.
+#[test]
+fn rank_n_equals_its_definition_with_ties_for_1_2_and_4_ranks() {
+    const DISTRACTORS: usize = 20_000;
+    let directory = tempfile::tempdir().unwrap();
+    // rows with two components of +-1 or one: after normalisation few distinct scores, so most pairs tie with some
+    let row = |k: usize| {
+        let mut row = vec![0f32; 16];
+        let mut state = (k as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for _ in 0..4 {
+            state = state.rotate_left(23).wrapping_mul(0xD134_2543_DE82_EF95) ^ (state >> 29);
+            row[(state >> 40) as usize % 16] = if state >> 63 == 0 { 0.5 } else { -0.5 };
+        }
+        row
+    };
+    // exactly four components of 0.5: unit rows whose scores are exact multiples of 0.25
+    let rows: Vec<Vec<f32>> = (0..)
+        .map(row)
+        .filter(|row| row.iter().filter(|&&value| value != 0.0).count() == 4)
+        .take(DISTRACTORS + 60)
+        .collect();
+    let (probes, distractors) = rows.split_at(60);
+    // 12 identities of 1 to 9 images
+    let labels: Vec<u32> =
+        (0..60).map(|i| [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7][i % 15] + 8 * (i / 30) as u32).collect();
+    let write = |name: &str, rows: &[Vec<f32>], labels: &[u32]| {
+        let file = path(directory.path(), name);
+        let mut writer = EmbeddingsWriter::new(Path::new(&file)).unwrap();
+        writer.push(&tch::Tensor::from_slice2(rows)).unwrap();
+        let names: Vec<String> = (0..rows.len()).map(|i| i.to_string()).collect();
+        writer.finish(labels, &names, &["someone".into()], "a test").unwrap();
+        file
+    };
+    let probe_file = write("p.h5", probes, &labels);
+    let distractor_file = write("d.h5", distractors, &vec![0; DISTRACTORS]);
+    let arguments = ["evaluate", "megaface", "--facescrub", &probe_file, "--megaface", &distractor_file, "--json"];
+    let found = json(&finish(&mut mpirun(1, &arguments)));
+    for ranks in [2, 4] {
+        assert_eq!(found, json(&finish(&mut mpirun(ranks, &arguments))), "{ranks} ranks");
+    }
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+    for (result, size) in found["results"].as_array().unwrap().iter().zip([10, 100, 1000, 10_000, DISTRACTORS]) {
+        let (mut within, mut pairs, mut ties) = ([0; 3], 0, 0);
+        let mut mates = Vec::new();
+        let mut impostors: Vec<f64> = Vec::new();
+        for j in 0..60 {
+            let scores: Vec<f64> = distractors[..size].iter().map(|other| dot(other, &probes[j])).collect();
+            impostors.extend(&scores);
+            for i in (0..60).filter(|&i| i != j && labels[i] == labels[j]) {
+                let mate = dot(&probes[i], &probes[j]);
+                mates.push(mate);
+                let better = scores.iter().filter(|&&score| score > mate).count();
+                ties += scores.iter().filter(|&&score| score == mate).count();
+                pairs += 1;
+                for (within, rank) in within.iter_mut().zip([1, 10, 100]) {
+                    *within += (better < rank) as usize;
+                }
+            }
+        }
+        assert!(ties > 0 && pairs > 100);
+        for (name, within) in ["rank1", "rank10", "rank100"].into_iter().zip(within) {
+            // the curve is as long as there are distractors
+            if let Some(rate) = result["raw"][name].as_f64() {
+                assert_eq!(rate, within as f64 / pairs as f64, "{name} of {size}");
+            }
+        }
+        impostors.sort_by(|a, b| b.total_cmp(a));
+        let threshold = impostors[(1e-6 * impostors.len() as f64) as usize];
+        let accepted = mates.iter().filter(|&&mate| mate > threshold).count() as f64 / pairs as f64;
+        assert_eq!(result["raw"]["verification_rate"].as_f64().unwrap(), accepted, "{size}");
+    }
+}
+
+#[test]
+fn lfw_from_a_pickle_and_from_pairs_txt_agree_and_weights_are_exported() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    // NAME/NAME_0001.jpg as LFW has it
+    let tree = here.join("train-images");
+    let image = |person: usize, number: usize| tree.join(format!("{person:07}/{number:03}.jpg"));
+    for person in 0..24 {
+        let name = format!("P{person}");
+        std::fs::create_dir_all(here.join("lfw").join(&name)).unwrap();
+        for number in 0..5 {
+            let copy = here.join("lfw").join(&name).join(format!("{name}_{:04}.jpg", number + 1));
+            std::fs::copy(image(person, number), copy).unwrap();
+        }
+    }
+    let (mut lines, mut images, mut same) = (vec!["10\t4".to_owned()], Vec::new(), Vec::new());
+    for fold in 0..10 {
+        for k in 0..8 {
+            let (a, b) = if k < 4 { (2 * fold, 2 * fold) } else { (2 * fold, 2 * fold + 1 + k - 4) };
+            let number = if k < 4 { k + 1 } else { 0 };
+            lines.push(match k < 4 {
+                true => format!("P{a}\t1\t{}", number + 1),
+                false => format!("P{a}\t1\tP{b}\t1"),
+            });
+            images.extend([image(a, 0), image(b, number)].map(|path| std::fs::read(path).unwrap()));
+            same.push(a == b);
+        }
+    }
+    std::fs::write(here.join("pairs.txt"), lines.join("\n") + "\n").unwrap();
+    let images: Vec<serde_pickle::Value> = images.into_iter().map(serde_pickle::Value::Bytes).collect();
+    let same: Vec<serde_pickle::Value> = same.into_iter().map(serde_pickle::Value::Bool).collect();
+    let pickle = serde_pickle::Value::Tuple(vec![serde_pickle::Value::List(images), serde_pickle::Value::List(same)]);
+    std::fs::write(here.join("lfw.bin"), serde_pickle::value_to_vec(&pickle, Default::default()).unwrap()).unwrap();
+
+    let from_pickle = json(&amlfs(&["evaluate", "lfw", "--json", "--model", &model, "--bin", &path(here, "lfw.bin")]));
+    let (folder, pairs) = (path(here, "lfw"), path(here, "pairs.txt"));
+    let from_list =
+        json(&amlfs(&["evaluate", "lfw", "--json", "--model", &model, "--images", &folder, "--pairs", &pairs]));
+    assert_eq!(from_pickle, from_list);
+    assert_eq!(from_pickle["pairs"], 80);
+    assert!((0.5..=1.0).contains(&from_pickle["accuracy"].as_f64().unwrap()));
+
+    let weights = path(here, "weights.safetensors");
+    assert_code(&amlfs(&["export", "weights", "--model", &model, "--out", &weights]), 0);
+    let bytes = std::fs::read(&weights).unwrap();
+    let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let expected = checkpoint::read(Path::new(&model)).unwrap();
+    let expected: Vec<_> = expected.tensors.iter().filter(|tensor| tensor.path.starts_with("model/")).collect();
+    assert_eq!(found.len(), expected.len());
+    for tensor in expected {
+        let view = found.tensor(&tensor.path["model/".len()..]).unwrap();
+        assert_eq!(view.shape(), tensor.shape);
+        let values: Vec<u8> = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(view.data(), values);
+    }
+}
+
+#[test]
+fn mistakes_give_one_sentence_that_names_file_and_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let model = trained(here);
+    let data = path(here, "train.h5");
+    let out = format!("--out={}", path(here, "bad"));
+    let damaged = path(here, "damaged.h5");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, &bytes).unwrap();
+    let index = Packed::open(Path::new(&damaged)).map(|packed| {
+        let mut pixels = vec![0; 3 * 32 * 32];
+        (0..packed.count()).find(|&index| packed.read(index, &mut pixels).is_err())
+    });
+    assert!(matches!(index, Ok(Some(_))), "the flipped bit is in an image");
+    let probes = list(here, "facescrub_features_list.json", &["0/nobody.jpg".into()], Some(vec!["0".into()]));
+    let distractors = list(here, "megaface_features_list.json_5_1", &["a".into()], None);
+    std::fs::write(here.join("lfw.bin"), b"cos\nsystem\n(S'true'\ntR.").unwrap();
+    let (tree, bin) = (path(here, "train-images"), path(here, "lfw.bin"));
+    let search = |settings: &[&str]| finish(&mut mpirun(2, &[SMALL_FACES, &[&out], settings].concat()));
+    let damaged_flag = format!("--data={damaged}");
+    let data_flag = format!("--data={data}");
+    let cases: Vec<(Output, i32, &str)> = vec![
+        (search(&[&damaged_flag]), 1, "damaged.h5: image"),
+        (
+            search(&[&data_flag, "--set=data.faces.size=[112, 96]"]),
+            1,
+            "images of 32 x 32, but data.faces.size is 112 x 96",
+        ),
+        (
+            search(&[&data_flag, "--set=data.faces.probe_identities=50"]),
+            1,
+            "too few for data.faces.probe_identities = 50",
+        ),
+        (search(&["--data=/nowhere.h5"]), 1, "/nowhere.h5: "),
+        (search(&[]), 78, "data.path"),
+        (amlfs(&["evaluate", &model]), 78, "data.faces.test is not set"),
+        (amlfs(&["prepare", "faces", &tree, "--out", &data]), 1, "train.h5: exists already"),
+        (amlfs(&["prepare", "faces", &path(here, "run"), "--out", &path(here, "x.h5")]), 1, "no images"),
+        (
+            amlfs(&[
+                "evaluate",
+                "megaface",
+                "--model",
+                &model,
+                "--facescrub",
+                &tree,
+                "--facescrub-list",
+                &probes,
+                "--megaface",
+                &tree,
+                "--megaface-list",
+                &distractors,
+            ]),
+            1,
+            "megaface_features_list.json_5_1: 1 paths; its name states 5",
+        ),
+        (
+            amlfs(&["evaluate", "megaface", "--facescrub", &tree, "--megaface", &data]),
+            78,
+            "--facescrub: a directory with --facescrub-list",
+        ),
+        (amlfs(&["evaluate", "megaface", "--facescrub", &data, "--megaface", &data]), 1, "not a file of embeddings"),
+        (amlfs(&["evaluate", "lfw", "--model", &model, "--bin", &bin]), 1, "lfw.bin: not a pickle of (images, flags)"),
+        (amlfs(&["export", "embeddings", "--model", &model, &tree, "--out", "x.csv"]), 78, "must end in .h5 or .npy"),
+        (amlfs(&["export", "weights", "--model", &data, "--out", "x.safetensors"]), 1, "train.h5: "),
+    ];
+    for (output, code, what) in cases {
+        assert_code(&output, code);
+        let text = text(&output);
+        let errors: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("amlfs:") && line.contains("error: ")).collect();
+        // each of two ranks may meet a damaged image
+        let said = !errors.is_empty() && errors.len() <= 2 && errors.iter().all(|error| error.contains(what));
+        assert!(said, "'{what}' is not what is said: {text}");
+    }
+}
+
+#[test]
+fn real_faces_are_prepared_searched_and_measured() {
+    let zip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/orl-faces.zip");
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let unpack = "import sys, zipfile\nfor name in (z := zipfile.ZipFile(sys.argv[1])).namelist():\n  \
+                  if name.endswith('.pgm'): z.extract(name, sys.argv[2 if int(name.split('/')[0][1:]) <= 30 else 3])";
+    let (train, test) = (path(here, "train"), path(here, "test"));
+    let unpacked = Command::new("python3").args(["-c", unpack]).arg(&zip).args([&train, &test]).output();
+    if !unpacked.is_ok_and(|output| output.status.success()) {
+        skipped(&format!("no real faces ({}, python3)", zip.display()));
+        return;
+    }
+    for part in [&train, &test] {
+        assert_code(&amlfs(&["prepare", "faces", part, "--out", &format!("{part}.h5")]), 0);
+    }
+    let (data, test) = (format!("--data={train}.h5"), format!("--set=data.faces.test={test}.h5"));
+    let out = format!("--out={}", path(here, "run"));
+    let settings = ["--preset=faces-small", &data, &test, &out, "--epochs=3", "--set=search.warmup_epochs=1"];
+    assert_code(&finish(&mut mpirun(2, &settings)), 0);
+    let found = checkpoint::read(&PathBuf::from(path(here, "run/final.h5"))).unwrap();
+    let rank1 = found.test.iter().find(|(name, _)| name == "rank1").unwrap().1;
+    println!("rank-1 {rank1}");
+    assert!(rank1 > 0.2, "{rank1}; among 90 other images chance is about 0.01");
+}
