@@ -1,26 +1,30 @@
 """MegaFace identification against faiss's exact inner-product index, side by side on one machine.
 
-3,530 probes of 80 identities against 1,000,000 distractors of 512 random unit features. Ours: the whole process, rank-1
-to rank-1000 and the verification rate at FAR 1e-6. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the
+3,530 probes of 80 identities against 1,000,000 distractors of 512 random unit features. Ours: the whole process, for the
+first 10, 100, ... 1,000,000 distractors rank-1 to rank-1000 and the verification rate at FAR 1e-6. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the
 search alone and with adding the features. Rounds alternate; the ratios of a round count, since the machine may be
 shared. Memory of ours: the largest RssAnon, that is, without the mapped features.
 
-    python benches/identification.py --program target/release/amlfs --threads 1 2
+    pip install numpy h5py faiss-cpu
+    python benches/identification.py --threads 1 2
 """
 import argparse
 import json
 import os
 import shutil
 import statistics
+import struct
 import subprocess
 import tempfile
 import threading
 import time
+import zlib
 
 import faiss
+import h5py
 import numpy as np
 
-COMMAND = "{program} --facescrub {probes}.npy --megaface {distractors}.npy --threads {threads}"
+COMMAND = "{program} evaluate megaface --json --facescrub {probes} --megaface {distractors} --threads {threads}"
 PROBES, IDENTITIES, DIMENSIONS, BLOCK = 3530, 80, 512, 8192
 
 
@@ -29,18 +33,44 @@ def unit(rng, rows):
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
+def write_embeddings(path, labels, blocks, count):
+    """A file as 'amlfs export embeddings' writes it (docs/format.md)."""
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        file.attrs["filetype"] = "amlfs embeddings"
+        file.attrs["version"] = np.array([1, 0], "i4")
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_layout(h5py.h5d.CONTIGUOUS)
+        space = h5py.h5s.create_simple((count, DIMENSIONS))
+        rows = h5py.Dataset(h5py.h5d.create(file.id, b"embedding", h5py.h5t.IEEE_F32LE, space, layout))
+        checksums, first = np.empty(count, "u4"), 0
+        for block in blocks:
+            rows[first : first + len(block)] = block
+            checksums[first : first + len(block)] = [zlib.crc32(row) for row in block]
+            first += len(block)
+        file["crc32"] = checksums
+        file["label"] = labels.astype("u4")
+        file.create_dataset("name", data=[str(i) for i in range(count)], dtype=h5py.string_dtype())
+        file.create_dataset("identity", data=[str(i) for i in range(labels.max() + 1)], dtype=h5py.string_dtype())
+        begin, length = rows.id.get_offset(), rows.id.get_storage_size()
+    content = np.memmap(path, "u1", "r")
+    trailer = b"AMLFSMAP" + struct.pack("<QQ", begin, length)
+    checksum = zlib.crc32(trailer, zlib.crc32(content[begin + length :], zlib.crc32(content[:begin])))
+    with open(path, "ab") as file:
+        file.write(trailer + struct.pack("<I", checksum))
+    return np.memmap(path, np.float32, "r", begin, (count, DIMENSIONS))
+
+
 def write(directory, distractors):
-    """Returns the probes, their labels, the mapped distractors and the two paths, which have no suffix."""
+    """Returns the probes, their labels, the mapped distractors and the paths of both."""
     rng = np.random.default_rng(1)
     labels = np.arange(PROBES) % IDENTITIES
     probes = 0.45 * unit(rng, IDENTITIES)[labels] + unit(rng, PROBES)  # mates among the nearest distractors
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
-    paths = [os.path.join(directory, name) for name in ("probes", "distractors")]
-    np.save(paths[0], probes)
-    features = np.lib.format.open_memmap(paths[1] + ".npy", "w+", np.float32, (distractors, DIMENSIONS))
-    for first in range(0, distractors, BLOCK):
-        features[first : first + BLOCK] = unit(rng, min(BLOCK, distractors - first))
-    features.flush()
+    paths = [os.path.join(directory, name) for name in ("probes.h5", "distractors.h5")]
+    write_embeddings(paths[0], labels, [probes], PROBES)
+    blocks = (unit(rng, min(BLOCK, distractors - first)) for first in range(0, distractors, BLOCK))
+    features = write_embeddings(paths[1], np.zeros(distractors, int), blocks, distractors)
     return probes, labels, features, paths
 
 
@@ -90,7 +120,7 @@ def rank1(probes, labels, largest):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--program", required=True)
+    parser.add_argument("--program", default="target/release/amlfs")
     parser.add_argument("--distractors", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
@@ -120,7 +150,7 @@ def main():
                 "ours / faiss add and search": round(median(lambda seconds, memory, add, found: seconds / (add + found)), 3),
                 "anonymous memory, MiB": round(max(values[1] for values in rounds)),
                 "rank-1 of faiss": float(rank1(probes, labels, largest)),
-                "output of ours": output.strip().splitlines()[-1],
+                "rank-1 of ours": json.loads(output)["results"][-1]["raw"]["rank1"],
             }))
     finally:
         shutil.rmtree(directory)

@@ -44,6 +44,9 @@ pub struct Identification {
     one_dnn: bool,
 }
 
+/// Every ordered pair of one identity's images, (mate in the gallery, probe): the probe and the score, by probe.
+pub struct Mates(Vec<(usize, f32)>);
+
 /// Up to `TILE` consecutive probes.
 struct Tile {
     /// [probes, D]
@@ -230,84 +233,74 @@ impl Identification {
 
     /// labels [P] -> share of the mate pairs that are identified at rank 1.
     pub fn rank1(&self, labels: &[i64]) -> Result<f64> {
-        Ok(self.cmc(labels)?[0])
+        Ok(self.cmc(&self.mates(labels)?)?[0])
     }
 
-    /// labels [P] -> [keep]: item N - 1 is the share of the ordered pairs (mate in the gallery, other image of the
-    /// same identity as the probe) with fewer than N distractors of a larger score than the mate's. Ties count as
-    /// success; the identity's other images are not in the gallery.
-    pub fn cmc(&self, labels: &[i64]) -> Result<Vec<f64>> {
+    /// [keep]: item N - 1 is the share of the mate pairs with fewer than N distractors of a larger score with the probe
+    /// than the mate's. Ties count as success; the identity's other images are not in the gallery.
+    pub fn cmc(&self, mates: &Mates) -> Result<Vec<f64>> {
+        self.check_distractors()?;
         let mut identified = vec![0u64; self.keep + 1]; // by rank from 0; the last: not within `keep`
-        let (mut probe, mut best) = (usize::MAX, Vec::new());
-        let pairs = self.mates(labels, |i, score| {
-            if i != probe {
-                (probe, best) = (i, self.best(i).sorted());
+        for of_probe in mates.0.chunk_by(|a, b| a.0 == b.0) {
+            let best = self.best(of_probe[0].0).sorted();
+            for &(_, score) in of_probe {
+                identified[best.partition_point(|&distractor| distractor > score)] += 1;
             }
-            identified[best.partition_point(|&distractor| distractor > score)] += 1;
-        })?;
+        }
         let mut sum = 0;
         let up_to = |&count: &u64| {
             sum += count;
-            sum as f64 / pairs as f64
+            sum as f64 / mates.0.len() as f64
         };
         Ok(identified[..self.keep].iter().map(up_to).collect())
     }
 
-    /// labels [P] -> share of the mate pairs whose score is larger than the (k + 1)-th largest of all probes with all
-    /// distractors, k = floor(far x their number): no more impostors are accepted than `far` allows.
-    pub fn verification(&self, labels: &[i64], far: f64) -> Result<f64> {
+    /// Share of the mate pairs whose score is larger than the (k + 1)-th largest of all probes with all distractors,
+    /// k = floor(far x their number): no more impostors are accepted than `far` allows.
+    pub fn verification(&self, mates: &Mates, far: f64) -> Result<f64> {
+        self.check_distractors()?;
         if !(0.0..1.0).contains(&far) {
             return Err(Error::failed(format!("false-accept rate {far} is not in [0, 1)")));
         }
-        let needed = impostors_needed(far, labels.len(), self.distractors);
+        let needed = impostors_needed(far, self.probes.size()[0] as usize, self.distractors);
         if needed > self.impostors.capacity() {
             let kept = self.impostors.capacity();
             return Err(Error::failed(format!(
                 "false-accept rate {far} needs the {needed} largest scores, but {kept} were kept"
             )));
         }
-        let mut accepted = 0u64;
-        let mut threshold = None;
-        let pairs = self.mates(labels, |_, score| {
-            let threshold = *threshold.get_or_insert_with(|| self.impostors.sorted()[needed - 1]);
-            accepted += u64::from(score > threshold);
-        })?;
-        Ok(accepted as f64 / pairs as f64)
+        let threshold = self.impostors.sorted()[needed - 1];
+        let accepted = mates.0.iter().filter(|&&(_, score)| score > threshold).count();
+        Ok(accepted as f64 / mates.0.len() as f64)
     }
 
-    /// Calls visit(probe, score) for every mate pair and returns their number. Scores come from the same kernel as the
-    /// distractors', so that equal features tie.
-    fn mates(&self, labels: &[i64], mut visit: impl FnMut(usize, f32)) -> Result<u64> {
+    fn check_distractors(&self) -> Result<()> {
+        if self.distractors == 0 { Err(Error::failed("identification needs distractors")) } else { Ok(()) }
+    }
+
+    /// labels [P] -> all mate pairs. Scores come from the same kernel as the distractors', so that equal features tie.
+    /// Error: no two images of one identity.
+    pub fn mates(&self, labels: &[i64]) -> Result<Mates> {
         if labels.len() != self.probes.size()[0] as usize {
             return Err(Error::failed(format!("{} labels for {} probes", labels.len(), self.probes.size()[0])));
         }
-        if self.distractors == 0 {
-            return Err(Error::failed("identification needs distractors"));
-        }
         let _one = OneThread::new(); // a few products; libtorch's threads gain little and wait for each other
-        let mut pairs = 0;
-        let mut of_tile = Vec::new(); // (probe, score) of one tile
+        let mut mates = Vec::new();
         for (t, tile) in self.tiles.iter().enumerate() {
-            of_tile.clear();
             for (p, piece) in self.probes.split(PIECE as i64, 0).iter().enumerate() {
                 let scores = to_vec(&product(piece, &tile.features, self.one_dnn)?)?;
                 for (i, scores) in scores.chunks_exact(tile.best.len()).enumerate() {
                     let mate = p * PIECE + i;
                     for (probe, &score) in (t * TILE..).zip(scores) {
                         if probe != mate && labels[probe] == labels[mate] {
-                            of_tile.push((probe, score));
+                            mates.push((probe, score));
                         }
                     }
                 }
             }
-            of_tile.sort_by_key(|&(probe, _)| probe);
-            of_tile.iter().for_each(|&(probe, score)| visit(probe, score));
-            pairs += of_tile.len() as u64;
         }
-        if pairs == 0 {
-            return Err(Error::failed("no identity has two probes"));
-        }
-        Ok(pairs)
+        mates.sort_by_key(|&(probe, _)| probe);
+        if mates.is_empty() { Err(Error::failed("no identity has two probes")) } else { Ok(Mates(mates)) }
     }
 
     fn best(&self, probe: usize) -> &Top {

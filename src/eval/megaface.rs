@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::identification::{BLOCK, Identification, RANKS, impostors_needed};
+use super::identification::{BLOCK, Identification, Mates, RANKS, impostors_needed};
 use crate::comm::Comm;
 use crate::error::Result;
 
@@ -84,30 +84,30 @@ impl Measurement {
         self.identification.merge_impostors(&parts, self.members.count() as u64);
     }
 
-    /// labels [P]: equal for images of one identity.
-    fn rates(&self, labels: &[i64]) -> Result<Rates> {
+    fn rates(&self, mates: &Mates) -> Result<Rates> {
         Ok(Rates {
             distractors: self.members.count(),
-            cmc: self.identification.cmc(labels)?,
-            verification: self.identification.verification(labels, FAR)?,
+            cmc: self.identification.cmc(mates)?,
+            verification: self.identification.verification(mates, FAR)?,
         })
     }
 }
 
-/// Scores `count` distractors against the probes of all `measurements`. `read` gives the features [n, D] of a range of
-/// them; a rank reads only its own blocks. The results are on all ranks, equal for any number of them.
+/// Scores `count` distractors against the probes of all `measurements`, which come in groups of the same probes, whose
+/// labels [P] are equal for images of one identity. `read` gives the features [n, D] of a range of distractors; a rank
+/// reads only its own blocks. The results are on all ranks, equal for any number of them.
 pub fn identify(
     comm: &Comm,
     labels: &[i64],
-    measurements: &mut [Measurement],
+    measurements: &mut [Vec<Measurement>],
     count: usize,
     mut read: impl FnMut(Range<usize>) -> Result<Tensor>,
-) -> Result<Vec<Rates>> {
+) -> Result<Vec<Vec<Rates>>> {
     let mut score = || -> Result<()> {
         for block in (comm.rank()..count.div_ceil(BLOCK)).step_by(comm.size()) {
             let range = block * BLOCK..((block + 1) * BLOCK).min(count);
             let features = read(range.clone())?;
-            for measurement in measurements.iter_mut() {
+            for measurement in measurements.iter_mut().flatten() {
                 if let Some(members) = measurement.members.of(&features, &range) {
                     measurement.identification.add(&members)?;
                 }
@@ -116,10 +116,14 @@ pub fn identify(
         Ok(())
     };
     comm.agree(score())?;
-    for measurement in measurements.iter_mut() {
+    for measurement in measurements.iter_mut().flatten() {
         measurement.merge(labels.len(), comm);
     }
-    measurements.iter().map(|measurement| measurement.rates(labels)).collect()
+    let rates = |group: &Vec<Measurement>| {
+        let mates = group[0].identification.mates(labels)?;
+        group.iter().map(|measurement| measurement.rates(&mates)).collect()
+    };
+    measurements.iter().map(rates).collect()
 }
 
 /// Features of the first `count` items on all ranks, each of which reads an equal share: [count, D] f32 on `device`.

@@ -85,18 +85,15 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
     let distractor_names = comm.agree(distractors.names())?;
     let noise = comm.agree(noise(&arguments.megaface_noises, &distractor_names))?;
 
-    let mut measurements = comm.agree(
-        sets.iter()
-            .map(|set| Measurement::new(&probe_features, (set.members)(set), threads))
-            .collect::<Result<Vec<_>>>(),
-    )?;
-    let refined = arguments.facescrub_noises.is_some() || arguments.megaface_noises.is_some();
-    if refined {
+    let group = |probes: &Tensor, members: &dyn Fn(&Set) -> Members| {
+        let measurements = sets.iter().map(|set| Measurement::new(probes, members(set), threads));
+        comm.agree(measurements.collect::<Result<Vec<_>>>())
+    };
+    let mut measurements = vec![group(&probe_features, &|set| (set.members)(set))?];
+    if arguments.facescrub_noises.is_some() || arguments.megaface_noises.is_some() {
         let probes = comm.agree(refine_probes(&probe_features, &labels, &noisy))?;
-        for set in &sets {
-            let clean = set.marked.iter().zip(&noise).map(|(&member, &noise)| member && !noise).collect();
-            measurements.push(comm.agree(Measurement::new(&probes, Members::Marked(clean), threads))?);
-        }
+        let clean = |set: &Set| set.marked.iter().zip(&noise).map(|(&member, &noise)| member && !noise).collect();
+        measurements.push(group(&probes, &|set| Members::Marked(clean(set)))?);
     }
     let bar = terminal::bar(distractors.count() as u64, 0);
     bar.set_message("distractors");
@@ -109,8 +106,7 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if comm.is_root() {
-        let (raw, refined) = rates.split_at(sets.len());
-        report(arguments, &sets, raw, refined)?;
+        report(arguments, &sets, &rates[0], rates.get(1).map_or(&[], Vec::as_slice))?;
     }
     Ok(())
 }
