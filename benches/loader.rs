@@ -32,5 +32,8 @@ fn main() {
         sum += normalised.double_value(&[0, 0, 0, 0]);
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!("{{\"images\": {count}, \"seconds\": {seconds}, \"images_per_second\": {}, \"sum\": {sum}}}", count as f64 / seconds);
+    println!(
+        "{{\"images\": {count}, \"seconds\": {seconds}, \"images_per_second\": {}, \"sum\": {sum}}}",
+        count as f64 / seconds
+    );
 }

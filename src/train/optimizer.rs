@@ -120,21 +120,23 @@ mod tests {
         let mut layout = Layout::default();
         layout.parameter("a.weight", &[2], Init::Constant(0.0), Role::Weight);
         layout.parameter("b.bias", &[1], Init::Constant(0.0), Role::NormOrBias);
-        let mut flat = Tensor::from_slice(&[1.0f32, -2.0, 0.5]);
+        layout.parameter("c.bias", &[1], Init::Constant(0.0), Role::FastBias);
+        let mut flat = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 0.7]);
         let mut optimizer = Optimizer::new(&train, &layout, &flat);
-        let mut x = [1.0, -2.0, 0.5f64];
-        let mut state = [[0.0; 3]; 3];
+        let mut x = [1.0, -2.0, 0.5, 0.7f64];
+        let mut state = [[0.0; 3]; 4];
         for step in 0..30 {
             let gradient_of = |i: usize, x: f64| {
-                [1.0, 0.3, 2.0][i] * (x - [0.2, 0.4, -0.1][i]) * if step % 3 == 0 { 2.0 } else { -0.4 }
+                [1.0, 0.3, 2.0, 0.6][i] * (x - [0.2, 0.4, -0.1, 0.3][i]) * if step % 3 == 0 { 2.0 } else { -0.4 }
             };
             let values = Vec::<f32>::try_from(&flat).unwrap();
-            let mut gradient = Tensor::from_slice(&[0, 1, 2].map(|i| gradient_of(i, values[i] as f64) as f32));
+            let mut gradient = Tensor::from_slice(&[0, 1, 2, 3].map(|i| gradient_of(i, values[i] as f64) as f32));
             optimizer.step(&mut flat, &mut gradient, 0.05, step);
-            for i in 0..3 {
-                let decay = if i < 2 || train.decay_norm_and_bias { train.weight_decay } else { 0.0 };
-                let gradient = gradient_of(i, x[i]) + decay * x[i];
-                x[i] -= reference(&mut state[i], gradient, 0.05, step as i32 + 1);
+            for i in 0..4 {
+                let decayed = [true, true, train.decay_norm_and_bias, false][i];
+                let gradient = gradient_of(i, x[i]) + if decayed { train.weight_decay * x[i] } else { 0.0 };
+                let rate = if i < 3 { 0.05 } else { 2.0 * 0.05 };
+                x[i] -= reference(&mut state[i], gradient, rate, step as i32 + 1);
             }
         }
         for (ours, expected) in Vec::<f32>::try_from(&flat).unwrap().into_iter().zip(x) {
