@@ -7,7 +7,7 @@ use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Root};
+use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
 
 use crate::error::{Error, Result, exit};
 
@@ -69,24 +69,12 @@ impl Comm {
         }
     }
 
-    /// Every rank's `values`, of the same length everywhere, one after the other.
-    pub fn all_gather(&self, values: &[f64]) -> Vec<f64> {
+    /// Every rank's `values` (f32 or f64), of the same length everywhere, one after the other.
+    pub fn all_gather<T: Equivalence + Clone + Default>(&self, values: &[T]) -> Vec<T> {
         match &self.mpi {
             None => values.to_vec(),
             Some((_, world)) => {
-                let mut gathered = vec![0.0; values.len() * self.size()];
-                world.all_gather_into(values, &mut gathered[..]);
-                gathered
-            }
-        }
-    }
-
-    /// As `all_gather`, of f32.
-    pub fn all_gather_f32(&self, values: &[f32]) -> Vec<f32> {
-        match &self.mpi {
-            None => values.to_vec(),
-            Some((_, world)) => {
-                let mut gathered = vec![0.0; values.len() * self.size()];
+                let mut gathered = vec![T::default(); values.len() * self.size()];
                 world.all_gather_into(values, &mut gathered[..]);
                 gathered
             }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use hdf5::{File, Group, H5Type};
@@ -10,10 +10,8 @@ use hdf5::{File, Group, H5Type};
 use super::layout::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
 use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
 use crate::error::{Error, Result};
-use crate::hdf5_file::{self, Cause, Outcome, text};
+use crate::hdf5_file::{self, Cause, Outcome, text, trailer};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
-
-const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
 /// Reads a whole checkpoint; NaN and all other values come back bit for bit.
 ///
@@ -87,26 +85,14 @@ pub(super) fn holds(path: &Path, info: &RunInfo, blocks: &[Block]) -> Outcome<bo
 
 /// Whether the bytes are those that were written: only then is the file safe to give to libhdf5.
 fn check_bytes(path: &Path) -> Outcome<()> {
-    let mut file = fs::File::open(path)?;
+    let file = fs::File::open(path)?;
     let length = file.metadata()?.len();
-    let mut signature = [0; HDF5_SIGNATURE.len()];
-    if length < signature.len() as u64 {
-        return Err("not an HDF5 file".into());
-    }
-    file.read_exact(&mut signature)?;
-    if signature != *HDF5_SIGNATURE {
-        return Err("not an HDF5 file".into());
-    }
-    let mut trailer = [0; TRAILER_LEN as usize];
-    if length >= TRAILER_LEN {
-        file.seek(SeekFrom::Start(length - TRAILER_LEN))?;
-        file.read_exact(&mut trailer)?;
-    }
+    let trailer: [u8; TRAILER_LEN as usize] = trailer::last_bytes(&file)?;
     let (mark, checksum) = trailer.split_at(END_MARK.len());
     if mark != END_MARK {
         return Err("truncated, or not an amlfs checkpoint (no checksum at its end)".into());
     }
-    file.seek(SeekFrom::Start(0))?;
+    (&file).seek(SeekFrom::Start(0))?;
     if file_checksum(&file, length - checksum.len() as u64)?.to_le_bytes() != checksum {
         return Err("damaged: its content does not match its checksum".into());
     }

@@ -77,10 +77,10 @@ impl Measurement {
         }
         for start in (0..probes).step_by(PROBES_PER_EXCHANGE) {
             let range = start..(start + PROBES_PER_EXCHANGE).min(probes);
-            let parts = comm.all_gather_f32(&self.identification.top(range.clone()));
+            let parts = comm.all_gather(&self.identification.top(range.clone()));
             self.identification.merge_top(range, &parts);
         }
-        let parts = comm.all_gather_f32(&self.identification.impostors());
+        let parts = comm.all_gather(&self.identification.impostors());
         self.identification.merge_impostors(&parts, self.members.count() as u64);
     }
 

@@ -19,24 +19,31 @@ use super::Outcome;
 const END_MARK: &[u8; 8] = b"AMLFSMAP";
 const LEN: u64 = 28;
 const CHECKSUM_LEN: u64 = 4;
-const HDF5_SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
-/// Where the large data set is, if all other bytes are those that were written: only then is the file safe for libhdf5.
-pub fn check(mut file: &File) -> Outcome<Range<u64>> {
+/// The last N bytes of an HDF5 file; zeros if it is shorter. Error: no HDF5 file by its first bytes.
+pub fn last_bytes<const N: usize>(mut file: &File) -> Outcome<[u8; N]> {
+    const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
     let length = file.metadata()?.len();
-    let mut signature = [0; HDF5_SIGNATURE.len()];
+    let mut signature = [0; SIGNATURE.len()];
     if length < signature.len() as u64 {
         return Err("not an HDF5 file".into());
     }
     file.read_exact(&mut signature)?;
-    if signature != *HDF5_SIGNATURE {
+    if signature != *SIGNATURE {
         return Err("not an HDF5 file".into());
     }
-    let mut trailer = [0; LEN as usize];
-    if length >= LEN {
-        file.seek(SeekFrom::Start(length - LEN))?;
-        file.read_exact(&mut trailer)?;
+    let mut last = [0; N];
+    if length >= N as u64 {
+        file.seek(SeekFrom::Start(length - N as u64))?;
+        file.read_exact(&mut last)?;
     }
+    Ok(last)
+}
+
+/// Where the large data set is, if all other bytes are those that were written: only then is the file safe for libhdf5.
+pub fn check(file: &File) -> Outcome<Range<u64>> {
+    let length = file.metadata()?.len();
+    let trailer: [u8; LEN as usize] = last_bytes(file)?;
     if !trailer.starts_with(END_MARK) {
         return Err("truncated, or not written by amlfs (no checksum at its end)".into());
     }
