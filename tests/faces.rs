@@ -319,6 +319,71 @@ fn lfw_from_a_pickle_and_from_pairs_txt_agree_and_weights_are_exported() {
     }
 }
 
+/// An insightface folder with the images of `tree`: record 0 says where the images end and the identities begin.
+fn write_records(folder: &Path, tree: &Path, identities: usize, images: usize) {
+    let mut records = Vec::new();
+    let mut index = String::new();
+    let mut push = |key: usize, flag: u32, labels: &[f32], image: &[u8]| {
+        index += &format!("{key}\t{}\n", records.len());
+        let mut payload = [flag.to_le_bytes(), labels[0].to_le_bytes()].concat();
+        payload.extend([0; 16]);
+        if flag > 0 {
+            payload.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
+        }
+        payload.extend(image);
+        records.extend(0xCED7_230Au32.to_le_bytes());
+        records.extend((payload.len() as u32).to_le_bytes());
+        records.extend(&payload);
+        records.resize(records.len().next_multiple_of(4), 0);
+    };
+    let count = identities * images;
+    push(0, 2, &[(count + 1) as f32, (count + 1 + identities) as f32], &[]);
+    for key in 1..=count {
+        let (identity, number) = ((key - 1) / images, (key - 1) % images);
+        let image = std::fs::read(tree.join(format!("{identity:07}/{number:03}.jpg"))).unwrap();
+        push(key, 0, &[identity as f32], &image);
+    }
+    for identity in 0..identities {
+        let first = (1 + identity * images) as f32;
+        push(count + 1 + identity, 2, &[first, first + images as f32], &[]);
+    }
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("train.rec"), records).unwrap();
+    std::fs::write(folder.join("train.idx"), index).unwrap();
+    std::fs::write(folder.join("property"), format!("{identities},32,32")).unwrap();
+}
+
+#[test]
+fn an_insightface_folder_packs_to_the_same_images_as_the_directory_and_identities_can_be_excluded() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let from_tree = Packed::open(Path::new(&packed(here, "train", 6, 1))).unwrap();
+    let folder = here.join("records");
+    write_records(&folder, &here.join("train-images"), 6, 5);
+    let (source, file, exclude) = (path(here, "records"), path(here, "records.h5"), path(here, "exclude.txt"));
+    assert_code(&amlfs(&["prepare", "faces", &source, "--out", &file, "--size=32x32"]), 0);
+    let from_records = Packed::open(Path::new(&file)).unwrap();
+    assert_eq!(from_records.count(), 30);
+    for index in 0..30 {
+        assert_eq!(from_records.stored(index).unwrap(), from_tree.stored(index).unwrap());
+        assert_eq!(from_records.label(index), from_tree.label(index));
+    }
+    // labels are the names where there is no train.lst
+    std::fs::write(&exclude, "0\n4\n").unwrap();
+    let rest = path(here, "rest.h5");
+    let output = amlfs(&["prepare", "faces", &source, "--out", &rest, "--size=32x32", "--exclude", &exclude]);
+    assert_code(&output, 0);
+    assert!(text(&output).contains("excluded: 10 images of 2 identities"), "{}", text(&output));
+    let rest = Packed::open(Path::new(&rest)).unwrap();
+    assert_eq!((rest.count(), rest.identities()), (20, &["1", "2", "3", "5"].map(String::from)[..]));
+
+    let whole = std::fs::read(folder.join("train.rec")).unwrap();
+    std::fs::write(folder.join("train.rec"), &whole[..whole.len() / 2]).unwrap();
+    let output = amlfs(&["prepare", "faces", &source, "--out", &path(here, "cut.h5"), "--size=32x32"]);
+    assert_code(&output, 1);
+    assert!(text(&output).contains("train.idx: "), "names the file at fault: {}", text(&output));
+}
+
 #[test]
 fn mistakes_give_one_sentence_that_names_file_and_cause() {
     let directory = tempfile::tempdir().unwrap();
