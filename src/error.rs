@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Exit codes (docs/cli.md). `STOPPED` asks a batch script to requeue the job.
+/// Exit codes (README.md). `STOPPED` asks a batch script to requeue the job.
 pub mod exit {
     pub const DONE: i32 = 0;
     pub const FAILED: i32 = 1;
