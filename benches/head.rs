@@ -38,7 +38,7 @@ fn heads(criterion: &mut Criterion) {
             bencher.iter(|| black_box(autograd(&features, &weights, &labels)));
         });
         group.bench_function(BenchmarkId::from_parameter("unified head"), |bencher| {
-            bencher.iter(|| black_box(head.gradient(&loss, &features, &weights, &labels, examples, 0)));
+            bencher.iter(|| black_box(head.gradient(&loss, &features, &weights, &labels, examples as f64, 0)));
         });
         group.finish();
     }

@@ -8,6 +8,7 @@ use crate::comm;
 use crate::config::{Config, DeviceKind, Layers, LossName, PolicyName, Run};
 use crate::data::Store;
 use crate::error::Result;
+use crate::eval::retrieval::Metric;
 
 /// Searches a loss function while the network trains (AM-LFS).
 ///
@@ -51,7 +52,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Built-in settings: cifar10, megaface, faces-small, demo
+    /// Built-in settings: cifar10, megaface, faces-small, market1501-spherereid (or -sft, -mgn), dukemtmc-spherereid (or
+    /// -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// TOML file with settings, over the preset's
@@ -72,6 +74,9 @@ pub struct RunArguments {
     /// data.path
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    /// model.init: ImageNet weights, .safetensors
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
     /// data.label_noise: share of replaced training labels
     #[arg(long, value_name = "SHARE")]
     label_noise: Option<f64>,
@@ -143,6 +148,9 @@ pub enum EvaluateCommand {
     Megaface(MegafaceArguments),
     /// LFW and other sets of pairs: 10-fold verification
     Lfw(LfwArguments),
+    /// Person re-ID: CMC, mAP, mINP, re-ranking, from a checkpoint or from features; with mpirun, the queries are split
+    /// over the ranks
+    Reid(ReidArguments),
 }
 
 /// How to compute.
@@ -211,6 +219,45 @@ pub struct MegafaceArguments {
 }
 
 #[derive(Args)]
+pub struct ReidArguments {
+    /// Checkpoint of the network that embeds the images
+    #[arg(long, value_name = "FILE", required_unless_present = "query", conflicts_with_all = ["query", "gallery", "metric"])]
+    pub model: Option<PathBuf>,
+    /// The packed file that 'amlfs prepare reid' wrote; default: the run's
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub data: Option<PathBuf>,
+    /// Instead of a checkpoint: features, ids and cameras of the queries, .h5 or .npy (docs/format.md)
+    #[arg(long, value_name = "FILE", requires = "gallery")]
+    pub query: Option<PathBuf>,
+    /// The same of the gallery
+    #[arg(long, value_name = "FILE", requires = "query")]
+    pub gallery: Option<PathBuf>,
+    /// How features are compared; embeddings of a checkpoint are unit vectors, for which both rank alike
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Metric::Cosine)]
+    pub metric: Metric,
+    /// Also re-rank with k-reciprocal encoding
+    #[arg(long)]
+    pub rerank: bool,
+    /// Of re-ranking: neighbours that may be reciprocal
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
+    pub k1: u16,
+    /// Of re-ranking: neighbours whose encodings are averaged
+    #[arg(long, value_name = "N", default_value_t = 6, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
+    pub k2: u16,
+    /// Of re-ranking: weight of the original distance, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "rerank", value_parser = parse_share)]
+    pub lambda: f64,
+    /// Also write the features: query.h5 and gallery.h5 for --query and --gallery
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub write_features: Option<PathBuf>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub machine: MachineArguments,
+}
+
+#[derive(Args)]
 #[command(group(clap::ArgGroup::new("pairs").required(true).args(["bin", "images"])))]
 pub struct LfwArguments {
     /// Checkpoint of the network
@@ -236,6 +283,8 @@ pub struct LfwArguments {
 pub enum PrepareCommand {
     /// Faces: a directory of identities with image files, or an insightface folder (train.rec, train.idx, property)
     Faces(PrepareFacesArguments),
+    /// People seen by several cameras: Market-1501-v15.09.15 or DukeMTMC-reID
+    Reid(PrepareReidArguments),
     /// Generated images as a directory of identities, to try things with
     Glyphs(PrepareGlyphsArguments),
 }
@@ -264,17 +313,43 @@ pub struct PrepareFacesArguments {
 }
 
 #[derive(Args)]
+pub struct PrepareReidArguments {
+    /// Directory with bounding_box_train, query and bounding_box_test, or the one above it
+    pub source: PathBuf,
+    /// The packed file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Share of the images that may be undecodable; they are left out and listed
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_skipped: f64,
+    /// Worker threads; default: one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// What a tree of generated images resembles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TreeLayout {
+    /// A directory per identity
+    Faces,
+    /// Market-1501: half of the identities to train on, the others to test; six cameras, distractors, junk
+    Market,
+}
+
+#[derive(Args)]
 pub struct PrepareGlyphsArguments {
     /// The directory to make
     pub out: PathBuf,
+    #[arg(long, value_enum, default_value_t = TreeLayout::Faces)]
+    pub layout: TreeLayout,
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     pub identities: u32,
     /// Images of each identity
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub images: u32,
-    /// Height x width
-    #[arg(long, value_name = "HxW", default_value = "112x96", value_parser = parse_size)]
-    pub size: (usize, usize),
+    /// Height x width; default: 112x96, 128x64 for market
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<(usize, usize)>,
     /// 0 (clean) to 1 (hardly readable)
     #[arg(long, default_value_t = 0.3)]
     pub difficulty: f64,
@@ -311,6 +386,11 @@ pub struct ExportWeightsArguments {
     pub model: PathBuf,
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+fn parse_share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
 fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
@@ -357,7 +437,9 @@ impl RunArguments {
             None => Ok(()),
         };
         let count = |number: usize| (number as i64).into();
-        set("--data", "data.path", self.data.as_ref().map(|path| path.to_string_lossy().into_owned().into()))?;
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned().into();
+        set("--data", "data.path", self.data.as_ref().map(path))?;
+        set("--init", "model.init", self.init.as_ref().map(path))?;
         set("--label-noise", "data.label_noise", self.label_noise.map(Into::into))?;
         set("--samples", "search.samples", self.samples.map(count))?;
         set("--policy", "search.policy", self.policy.as_ref().map(name))?;

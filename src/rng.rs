@@ -26,6 +26,10 @@ pub enum Purpose {
     Glyphs = 7,
     /// Identities held out of training; counters: 0, or 1 + identity for the choice of its images.
     HeldOut = 8,
+    /// Dropout's masks; counters: training step, stream, place in the batch.
+    Dropout = 9,
+    /// Looks of generated cameras; counters: camera.
+    Cameras = 10,
 }
 
 /// The generator of (seed, purpose, counters). ChaCha8 keyed with all of them: distinct inputs give independent

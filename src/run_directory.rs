@@ -22,6 +22,8 @@ pub struct RunDirectory {
     keep: usize,
 }
 
+const FINAL: &str = "final.h5";
+
 /// What a directory holds when a run starts in it.
 pub enum Found {
     /// Nothing to continue.
@@ -62,6 +64,11 @@ impl RunDirectory {
         Ok(Found::Unfinished(Box::new(found)))
     }
 
+    /// Whether a run is there that has got anywhere.
+    pub fn has_checkpoint(path: &Path) -> bool {
+        checkpoint::newest(path).is_ok_and(|newest| newest.is_some()) || path.join(FINAL).exists()
+    }
+
     /// The directory's own config.toml must be this run's.
     fn check_config(&self, config: &Config) -> Result<()> {
         let path = self.path.join("config.toml");
@@ -79,7 +86,7 @@ impl RunDirectory {
     }
 
     pub fn final_file(&self) -> PathBuf {
-        self.path.join("final.h5")
+        self.path.join(FINAL)
     }
 
     pub fn path(&self) -> &Path {

@@ -90,4 +90,48 @@ impl TensorSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The tensor's values in a state vector, row-major in the order of `shape`. Panics if it reaches beyond `state`.
+    pub fn read(&self, state: &[f32]) -> Vec<f32> {
+        let memory = &state[self.offset..self.offset + self.len()];
+        match self.channels_last_sizes() {
+            None => memory.to_vec(),
+            Some((outputs, inputs, pixels)) => {
+                let mut values = Vec::with_capacity(memory.len());
+                for output in 0..outputs {
+                    for input in 0..inputs {
+                        values.extend((0..pixels).map(|pixel| memory[(output * pixels + pixel) * inputs + input]));
+                    }
+                }
+                values
+            }
+        }
+    }
+
+    /// The inverse of `read`. Panics also if `values` are more or fewer than the tensor has.
+    pub fn write(&self, values: &[f32], state: &mut [f32]) {
+        let memory = &mut state[self.offset..self.offset + self.len()];
+        match self.channels_last_sizes() {
+            None => memory.copy_from_slice(values),
+            Some((outputs, inputs, pixels)) => {
+                assert_eq!(values.len(), memory.len());
+                let mut values = values.iter();
+                for output in 0..outputs {
+                    for input in 0..inputs {
+                        for (pixel, &value) in values.by_ref().take(pixels).enumerate() {
+                            memory[(output * pixels + pixel) * inputs + input] = value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Output channels, input channels and H * W of a tensor whose memory is [O, H, W, I]; `None` for all others.
+    fn channels_last_sizes(&self) -> Option<(usize, usize, usize)> {
+        match self.shape[..] {
+            [outputs, inputs, height, width] if self.channels_last => Some((outputs, inputs, height * width)),
+            _ => None,
+        }
+    }
 }

@@ -35,10 +35,10 @@ fn the_head_holds_one_n_by_c_tensor() {
         let head = Head { kind, scale: 30.0 };
         // once for what libtorch allocates for good
         let few = |tensor: &Tensor| tensor.narrow(0, 0, 8);
-        drop(head.gradient(&loss, &few(&features), &weights, &few(&labels), 8, 0));
+        drop(head.gradient(&loss, &few(&features), &weights, &few(&labels), 8.0, 0));
         reset_peak();
         let (_, before) = resident();
-        let gradient = head.gradient(&loss, &features, &weights, &labels, N, 0);
+        let gradient = head.gradient(&loss, &features, &weights, &labels, N as f64, 0);
         let gradients = (gradient.features.numel() + gradient.weights.numel()) as f64 * 4.0;
         let held = (resident().0 - before - gradients) / whole;
         println!("{kind:?}: {held:.3} [N, C] tensors at the peak");

@@ -10,8 +10,11 @@ use amlfs::checkpoint;
 use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, text, wait};
 
-fn arguments(out: &Path) -> Vec<String> {
-    let own = [format!("--out={}", out.display()), "--resume".into(), "--epochs=6".into()];
+/// Epochs take a tenth of a second, the STOP file is looked for once a second: a run that has to be stopped is this long.
+const LONG: usize = 60;
+
+fn arguments(out: &Path, epochs: usize) -> Vec<String> {
+    let own = [format!("--out={}", out.display()), "--resume".into(), format!("--epochs={epochs}")];
     SMALL
         .iter()
         .map(|argument| argument.to_string())
@@ -20,8 +23,8 @@ fn arguments(out: &Path) -> Vec<String> {
         .collect()
 }
 
-fn run(ranks: usize, out: &Path) -> Command {
-    let arguments = arguments(out);
+fn run(ranks: usize, out: &Path, epochs: usize) -> Command {
+    let arguments = arguments(out, epochs);
     mpirun(ranks, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -35,11 +38,11 @@ fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_b
 fn signals_a_stop_file_and_the_time_budget_end_with_75_and_resume_to_the_same_bits() {
     let directory = tempfile::tempdir().unwrap();
     let straight = directory.path().join("straight");
-    assert_code(&finish(&mut run(1, &straight)), 0);
+    assert_code(&finish(&mut run(1, &straight, LONG)), 0);
 
     let stopped = directory.path().join("stopped");
     // USR1 to mpirun is forwarded to the ranks
-    let child = run(2, &stopped).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = run(2, &stopped, LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_checkpoint(&stopped, 1);
     // SAFETY: a signal to this test's own child
     unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
@@ -48,18 +51,18 @@ fn signals_a_stop_file_and_the_time_budget_end_with_75_and_resume_to_the_same_bi
     assert!(text(&output).contains("is saved"), "{}", text(&output));
     assert_nothing_left(&stopped);
 
-    let child = run(2, &stopped).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = run(2, &stopped, LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_checkpoint(&stopped, 2);
     std::fs::write(stopped.join("STOP"), "").unwrap();
     assert_code(&wait(child, Duration::from_secs(60)), 75);
     assert!(!stopped.join("STOP").exists(), "a STOP file works once");
 
-    let output = finish(run(2, &stopped).arg("--max-hours=1e-9"));
+    let output = finish(run(2, &stopped, LONG).arg("--max-hours=1e-9"));
     assert_code(&output, 75);
 
-    assert_code(&finish(&mut run(2, &stopped)), 0);
+    assert_code(&finish(&mut run(2, &stopped, LONG)), 0);
     assert_same(&final_without_timings(&straight), &final_without_timings(&stopped));
-    let again = finish(&mut run(2, &stopped));
+    let again = finish(&mut run(2, &stopped, LONG));
     assert_code(&again, 0);
     assert!(text(&again).contains("the run is complete"));
 }
@@ -76,20 +79,21 @@ fn wait_for_checkpoint(out: &Path, epoch: usize) {
 fn a_run_may_be_resumed_with_another_number_of_ranks() {
     let directory = tempfile::tempdir().unwrap();
     let (straight, moved) = (directory.path().join("straight"), directory.path().join("moved"));
-    assert_code(&finish(&mut run(1, &straight)), 0);
-    let child = run(4, &moved).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert_code(&finish(&mut run(1, &straight, LONG)), 0);
+    let child = run(4, &moved, LONG).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_for_checkpoint(&moved, 2);
     // SAFETY: a signal to this test's own child
     unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
     wait(child, Duration::from_secs(60));
-    assert_code(&finish(&mut run(3, &moved)), 0);
+    assert!(!moved.join("final.h5").exists(), "the run was stopped");
+    assert_code(&finish(&mut run(3, &moved, LONG)), 0);
     assert_same(&final_without_timings(&straight), &final_without_timings(&moved));
 }
 
 #[test]
 fn evaluate_repeats_the_test_result_of_the_final_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    assert_code(&finish(&mut run(2, directory.path())), 0);
+    assert_code(&finish(&mut run(2, directory.path(), 6)), 0);
     let file = directory.path().join("final.h5");
     let expected = checkpoint::read(&file).unwrap().test;
     let output = finish(Command::new(AMLFS).args(["evaluate", "--json"]).arg(&file));

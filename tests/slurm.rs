@@ -45,8 +45,13 @@ struct Ended {
 }
 
 impl Job {
-    /// A job of the MegaFace script that has data, room for a copy, and a run with one checkpoint.
+    /// A job of the MegaFace script.
     fn new(arguments: &[&str]) -> Job {
+        Job::of("amlfs_megaface.slurm", arguments)
+    }
+
+    /// A job of this script that has data, room for a copy, and a run with one checkpoint.
+    fn of(name: &str, arguments: &[&str]) -> Job {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         for name in ["bin", "log", "node", "run"] {
@@ -64,7 +69,7 @@ impl Job {
         File::create(path.join("run/epoch-0001.h5")).unwrap();
         // Slurm runs a copy from its spool directory
         let script = path.join("slurm_script");
-        fs::copy(format!("{REPOSITORY}/slurm/amlfs_megaface.slurm"), &script).unwrap();
+        fs::copy(format!("{REPOSITORY}/slurm/{name}"), &script).unwrap();
 
         let mut command = Command::new("bash");
         command.arg(script).args(arguments).current_dir(path).stdin(Stdio::null()).env_clear();
@@ -175,6 +180,26 @@ fn the_ranks_get_a_local_copy_of_the_data_and_the_users_arguments() {
     assert_eq!(job.noted("arguments").unwrap().lines().collect::<Vec<_>>(), expected);
     let calls = job.noted("calls").unwrap();
     assert!(calls.contains("--mpi=pmix") && calls.contains("--cpus-per-task=4"), "{calls}");
+}
+
+#[test]
+fn re_identification_starts_from_weights_and_takes_the_users_preset() {
+    for name in ["market1501", "dukemtmc"] {
+        let script = format!("amlfs_{name}.slurm");
+        let mut job = Job::of(&script, &["--seed", "2"]);
+        assert_eq!(job.run().code, Some(0));
+        let arguments = |job: &Job| job.noted("arguments").unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+        let found = arguments(&job);
+        assert_eq!(found[..2], ["--preset".to_owned(), format!("{name}-spherereid")]);
+        assert_eq!(found[6..], ["--resume", "--init", "data/resnet50.safetensors", "--seed", "2"]);
+
+        let preset = format!("{name}-mgn");
+        let mut job = Job::of(&script, &[]).with("PRESET", &preset).with("INIT", "/scratch/imagenet.safetensors");
+        assert_eq!(job.run().code, Some(0));
+        let found = arguments(&job);
+        assert_eq!(found[1], preset);
+        assert_eq!(found[6..], ["--resume", "--init", "/scratch/imagenet.safetensors"]);
+    }
 }
 
 #[test]

@@ -69,21 +69,10 @@ pub struct NamedTensor {
 ///
 /// Panics if a spec reaches beyond `state`.
 pub fn to_named(state: &[f32], specs: &[TensorSpec]) -> Vec<NamedTensor> {
-    let named = |spec: &TensorSpec| {
-        let memory = &state[spec.offset..spec.offset + spec.len()];
-        let values = match channels_last_sizes(spec) {
-            None => memory.to_vec(),
-            Some((outputs, inputs, pixels)) => {
-                let mut values = Vec::with_capacity(memory.len());
-                for output in 0..outputs {
-                    for input in 0..inputs {
-                        values.extend((0..pixels).map(|pixel| memory[(output * pixels + pixel) * inputs + input]));
-                    }
-                }
-                values
-            }
-        };
-        NamedTensor { path: spec.path.clone(), shape: spec.shape.clone(), values }
+    let named = |spec: &TensorSpec| NamedTensor {
+        path: spec.path.clone(),
+        shape: spec.shape.clone(),
+        values: spec.read(state),
     };
     specs.iter().map(named).collect()
 }
@@ -104,30 +93,9 @@ pub fn from_named(tensors: &[NamedTensor], specs: &[TensorSpec]) -> Result<Vec<f
                 spec.path, tensor.shape, spec.shape
             )));
         }
-        let memory = &mut state[spec.offset..spec.offset + spec.len()];
-        match channels_last_sizes(spec) {
-            None => memory.copy_from_slice(&tensor.values),
-            Some((outputs, inputs, pixels)) => {
-                let mut values = tensor.values.iter();
-                for output in 0..outputs {
-                    for input in 0..inputs {
-                        for (pixel, &value) in values.by_ref().take(pixels).enumerate() {
-                            memory[(output * pixels + pixel) * inputs + input] = value;
-                        }
-                    }
-                }
-            }
-        }
+        spec.write(&tensor.values, &mut state);
     }
     Ok(state)
-}
-
-/// Output channels, input channels and H * W of a tensor whose memory is [O, H, W, I]; `None` for all others.
-fn channels_last_sizes(spec: &TensorSpec) -> Option<(usize, usize, usize)> {
-    match spec.shape[..] {
-        [outputs, inputs, height, width] if spec.channels_last => Some((outputs, inputs, height * width)),
-        _ => None,
-    }
 }
 
 /// `epoch-0001.h5` for the state after the first epoch.

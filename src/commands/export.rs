@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
+use crate::config::DataKind;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
 use crate::error::{Error, Result};
 use crate::eval::Embedder;
@@ -27,7 +28,7 @@ pub fn run(command: &ExportCommand) -> Result<()> {
 }
 
 fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
-    let mut embedder = Embedder::open(&arguments.model, |run| arguments.machine.adjust(run))?;
+    let mut embedder = Embedder::open(&arguments.model, DataKind::Faces, |run| arguments.machine.adjust(run))?;
     let folder = Folder::open(&arguments.images)?;
     let names: Vec<String> = (0..folder.count()).map(|index| folder.name(index)).collect();
     let labels: Vec<u32> = (0..folder.count()).map(|index| folder.label(index)).collect();

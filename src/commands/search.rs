@@ -6,11 +6,12 @@ use super::on_all_ranks;
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::RunArguments;
 use crate::comm::{self, Comm};
-use crate::config::{self, Config, LossName};
+use crate::config::{self, Config, DataKind, LossName};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::loss::Space;
 use crate::policy::Policy;
+use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunJournal};
 use crate::search::{self, Progress};
 use crate::state::PolicyState;
@@ -62,6 +63,10 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     device::check(devices, comm)?;
     // before anything is written, so that a wrong path leaves no run directory behind
     let mut task = comm.agree(task::open(config, devices))?;
+    let continued = comm.is_root() && arguments.out.as_deref().is_some_and(RunDirectory::has_checkpoint);
+    if comm.all_max(continued as u64) == 0 {
+        comm.agree(initialise(config, comm, &mut *task))?;
+    }
     if arguments.dry_run {
         if comm.is_root() {
             print_plan(config, comm, devices, &*task);
@@ -127,9 +132,7 @@ fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Res
     let space = Space { intervals: if config.loss.name == LossName::Unified { config.search.intervals } else { 0 } };
     let sigma = space.sigma(config.search.sigma, config.search.transforms);
     let policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
-    let length = task.specs().iter().map(|spec| spec.offset + spec.len()).max().unwrap_or(0);
-    let mut state = vec![0.0; length];
-    task.save(&mut state);
+    let state = state_of(task);
     let mut progress = Progress { epoch: 0, policy: policy.state().clone(), history: Vec::new(), state };
     let resumed = match found {
         Found::Unfinished(checkpoint) => resume(&mut progress, *checkpoint, task).map(|()| true),
@@ -149,6 +152,34 @@ fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Res
     }
     comm.broadcast_f32(&mut progress.state, 0);
     Ok((policy, progress))
+}
+
+/// Takes over the weights that the configuration names.
+fn initialise(config: &Config, comm: &Comm, task: &mut dyn Task) -> Result<()> {
+    let Some(path) = &config.model.init else {
+        if config.data.kind == DataKind::Reid && comm.is_root() {
+            log::warn!(
+                "model.init is not set: ResNet-50 starts from random weights, the published results from ImageNet's \
+                 (docs/reid.md)"
+            );
+        }
+        return Ok(());
+    };
+    let mut state = state_of(task);
+    let report = pretrained::load(path, task.specs(), &mut state)?;
+    task.load(&state);
+    if comm.is_root() {
+        let (found, file) = (report.found, path.display());
+        log::info!("{found} tensors start from {file}; random: {}", report.missing.join(", "));
+    }
+    Ok(())
+}
+
+fn state_of(task: &mut dyn Task) -> Vec<f32> {
+    let length = task.specs().iter().map(|spec| spec.offset + spec.len()).max().unwrap_or(0);
+    let mut state = vec![0.0; length];
+    task.save(&mut state);
+    state
 }
 
 fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &dyn Task) -> Result<()> {

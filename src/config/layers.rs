@@ -13,7 +13,17 @@ const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../presets/demo.toml")),
     ("megaface", include_str!("../presets/megaface.toml")),
     ("faces-small", include_str!("../presets/faces-small.toml")),
+    ("market1501-spherereid", SPHEREREID),
+    ("market1501-sft", SFT),
+    ("market1501-mgn", MGN),
+    // no source has other settings for DukeMTMC-reID
+    ("dukemtmc-spherereid", SPHEREREID),
+    ("dukemtmc-sft", SFT),
+    ("dukemtmc-mgn", MGN),
 ];
+const SPHEREREID: &str = include_str!("../presets/reid-spherereid.toml");
+const SFT: &str = include_str!("../presets/reid-sft.toml");
+const MGN: &str = include_str!("../presets/reid-mgn.toml");
 /// A preset's table of settings for single fixed losses: `[recipes.a-softmax.train]` and so on.
 const RECIPES: &str = "recipes";
 

@@ -35,8 +35,10 @@ pub struct Data {
     pub label_noise: f64,
     pub crop_padding: usize,
     pub mirror: bool,
+    pub erasing: f64,
     pub glyphs: Glyphs,
     pub faces: Faces,
+    pub reid: Reid,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub enum DataKind {
     Cifar10,
     Glyphs,
     Faces,
+    Reid,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -71,10 +74,34 @@ pub struct Faces {
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
+pub struct Reid {
+    /// Height and width in pixels, as `crop`.
+    pub size: [usize; 2],
+    pub crop: [usize; 2],
+    pub images_per_identity: usize,
+    pub epoch: ReidEpoch,
+    pub validation_identities: usize,
+    pub validation_images: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReidEpoch {
+    /// Every identity once, with K of its images (SphereReID, MGN and SFT).
+    Identities,
+    /// Identities until their images are used up (torchreid's RandomIdentitySampler).
+    Images,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Model {
     pub name: ModelName,
     pub depth: usize,
     pub width: f64,
+    pub last_stride: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -82,6 +109,9 @@ pub struct Model {
 pub enum ModelName {
     ResnetCifar,
     Sphereface,
+    SphereReid,
+    Sft,
+    Mgn,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -96,6 +126,9 @@ pub struct Loss {
     pub margin: Option<f64>,
     pub w_max: f64,
     pub tau_weights: TauWeights,
+    pub softmax_weight: f64,
+    pub triplet_weight: f64,
+    pub triplet_margin: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -173,6 +206,8 @@ pub struct Train {
     pub batch_size: usize,
     pub optimizer: OptimizerName,
     pub learning_rate: f64,
+    pub warmup_epochs: usize,
+    pub warmup_learning_rate: f64,
     pub milestones: Vec<usize>,
     pub gamma: f64,
     pub momentum: f64,
@@ -242,6 +277,8 @@ impl Config {
         if data.kind == DataKind::Faces {
             ensure(data.path.is_some(), "data.path", "set for faces: --data FILE (written by amlfs prepare faces)")?;
         }
+        ensure((0.0..=1.0).contains(&data.erasing), "data.erasing", "0 to 1")?;
+        self.check_reid()?;
         let faces = &data.faces;
         ensure(faces.size.iter().all(|side| (16..=1024).contains(side)), "data.faces.size", "two numbers, 16 to 1024")?;
         ensure((1..=1 << 20).contains(&faces.probe_identities), "data.faces.probe_identities", "1 to 1048576")?;
@@ -252,6 +289,7 @@ impl Config {
         )?;
         ensure((2..=1 << 20).contains(&faces.images_per_identity), "data.faces.images_per_identity", "2 to 1048576")?;
         ensure(model.width > 0.0 && model.width <= 4.0, "model.width", "above 0 and at most 4")?;
+        ensure([1, 2].contains(&model.last_stride), "model.last_stride", "1 or 2")?;
         let glyphs = &data.glyphs;
         ensure((2..=100_000).contains(&glyphs.classes), "data.glyphs.classes", "2 to 100000")?;
         ensure(glyphs.train_images >= 2 * glyphs.classes, "data.glyphs.train_images", "at least two for each class")?;
@@ -266,6 +304,15 @@ impl Config {
         )?;
         ensure(loss.scale.is_finite() && loss.scale > 0.0, "loss.scale", "above 0")?;
         ensure(loss.w_max.is_finite() && loss.w_max >= 1.0, "loss.w_max", "at least 1")?;
+        let weight = |weight: f64| weight.is_finite() && weight >= 0.0;
+        ensure(loss.softmax_weight.is_finite() && loss.softmax_weight > 0.0, "loss.softmax_weight", "above 0")?;
+        ensure(weight(loss.triplet_weight), "loss.triplet_weight", "at least 0")?;
+        ensure(
+            loss.triplet_weight == 0.0 || model.name == ModelName::Mgn,
+            "loss.triplet_weight",
+            "0: of the models only mgn has a triplet loss",
+        )?;
+        ensure(weight(loss.triplet_margin), "loss.triplet_margin", "at least 0")?;
         self.check_margin()?;
         ensure((1..=65536).contains(&search.samples), "search.samples", "1 to 65536")?;
         ensure((1..=1000).contains(&search.intervals), "search.intervals", "1 to 1000")?;
@@ -287,6 +334,11 @@ impl Config {
         )?;
         ensure((1..=1 << 20).contains(&train.batch_size), "train.batch_size", "1 to 1048576")?;
         ensure(train.learning_rate.is_finite() && train.learning_rate > 0.0, "train.learning_rate", "above 0")?;
+        ensure(
+            train.warmup_learning_rate.is_finite() && train.warmup_learning_rate >= 0.0,
+            "train.warmup_learning_rate",
+            "at least 0",
+        )?;
         ensure(train.milestones.is_sorted(), "train.milestones", "in ascending order")?;
         ensure(train.gamma > 0.0 && train.gamma <= 1.0, "train.gamma", "above 0 and at most 1")?;
         ensure((0.0..1.0).contains(&train.momentum), "train.momentum", "at least 0 and below 1")?;
@@ -296,6 +348,37 @@ impl Config {
         ensure(run.devices_per_rank.is_none_or(|n| (1..=2).contains(&n)), "run.devices_per_rank", "1 or 2")?;
         ensure(run.keep >= 1, "run.keep", "at least 1")?;
         ensure(run.max_hours.is_none_or(|hours| hours.is_finite() && hours > 0.0), "run.max_hours", "above 0")
+    }
+
+    fn check_reid(&self) -> Check {
+        let Config { data, model, train, .. } = self;
+        let networks = [ModelName::SphereReid, ModelName::Sft, ModelName::Mgn];
+        if data.kind != DataKind::Reid {
+            return ensure(
+                !networks.contains(&model.name),
+                "model.name",
+                "resnet-cifar or sphereface: the others are for data.kind = \"reid\"",
+            );
+        }
+        ensure(networks.contains(&model.name), "model.name", "sphere-reid, sft or mgn for data.kind = \"reid\"")?;
+        ensure(data.path.is_some(), "data.path", "set for re-ID: --data FILE (written by amlfs prepare reid)")?;
+        let reid = &data.reid;
+        ensure(reid.size.iter().all(|side| (16..=1024).contains(side)), "data.reid.size", "two numbers, 16 to 1024")?;
+        let fits = |i: usize| (16..=reid.size[i] + 2 * data.crop_padding).contains(&reid.crop[i]);
+        ensure(
+            fits(0) && fits(1),
+            "data.reid.crop",
+            "two numbers, 16 to data.reid.size with data.crop_padding around",
+        )?;
+        ensure((2..=1024).contains(&reid.images_per_identity), "data.reid.images_per_identity", "2 to 1024")?;
+        ensure(
+            train.batch_size.is_multiple_of(reid.images_per_identity) && train.batch_size > reid.images_per_identity,
+            "train.batch_size",
+            "P identities times data.reid.images_per_identity, P at least 2",
+        )?;
+        let identities = reid.validation_identities;
+        ensure((2..=1 << 20).contains(&identities), "data.reid.validation_identities", "2 to 1048576")?;
+        ensure((2..=1 << 20).contains(&reid.validation_images), "data.reid.validation_images", "2 to 1048576")
     }
 
     fn check_margin(&self) -> Check {
@@ -332,6 +415,7 @@ impl Config {
             let mut config = config.clone();
             config.data.path = None;
             config.data.faces.test = None;
+            config.model.init = None;
             let Run { seed, threads, .. } = config.run;
             config.run = Run {
                 seed,

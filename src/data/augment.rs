@@ -1,14 +1,31 @@
-//! Random crop and mirror, on bytes (He et al. 2016, section 4.2: 4 pixels of padding, random crop, random mirror).
+//! Random crop, mirror and erasing, on bytes (He et al. 2016, section 4.2: 4 pixels of padding, random crop, random
+//! mirror; Zhong et al. 2017: random erasing).
+//!
+//! Of floats only + - * / and square roots: exactly rounded, hence the same pixels on every machine.
 
 use rand::RngExt;
 
-use crate::rng::{Purpose, rng};
+use crate::rng::{Purpose, Rng, rng};
+
+/// A rectangle that is erased covers this share of the image ...
+const ERASED_AREA: (f64, f64) = (0.02, 0.4);
+/// ... and is this many times as high as wide.
+const ERASED_ASPECT: (f64, f64) = (0.3, 1.0 / 0.3);
+/// Rectangles that are tried until one fits into the image.
+const ERASING_ATTEMPTS: usize = 100;
 
 /// What to draw from, and how far: the same numbers for every rank and thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Augment {
+    /// Black pixels on each side before the crop.
     pub padding: usize,
+    /// Height and width of what comes out; at most the padded image's.
+    pub crop: (usize, usize),
     pub mirror: bool,
+    /// Probability that a rectangle is erased.
+    pub erasing: f64,
+    /// RGB of the erased rectangle.
+    pub fill: [u8; 3],
     pub seed: u64,
     pub epoch: u64,
     /// Samples with the same stream see the same augmentation.
@@ -16,41 +33,66 @@ pub struct Augment {
 }
 
 impl Augment {
-    /// image [H, W, 3] -> a random crop of the image padded with black, perhaps mirrored, in `out` [H, W, 3].
-    pub fn apply(&self, example: u64, (height, width): (usize, usize), image: &[u8], out: &mut [u8]) {
+    /// image [H, W, 3] -> a random crop of the padded image, perhaps mirrored, perhaps with a rectangle erased, in
+    /// `out` [crop.0, crop.1, 3].
+    pub fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
         let mut rng = rng(self.seed, Purpose::Augment, &[self.epoch, self.stream, example]);
         let reach = self.padding as i32;
-        let (dy, dx) = (rng.random_range(-reach..=reach), rng.random_range(-reach..=reach));
+        let mut offset = |side: usize, crop: usize| rng.random_range(-reach..=reach + side as i32 - crop as i32);
+        let (dy, dx) = (offset(size.0, self.crop.0), offset(size.1, self.crop.1));
         let mirror = self.mirror && rng.random();
-        shift(image, (height, width), (dy, dx), out);
+        crop(image, size, (dy, dx), self.crop, out);
         if mirror {
-            for row in out.chunks_exact_mut(3 * width) {
+            for row in out.chunks_exact_mut(3 * self.crop.1) {
                 let (pixels, _) = row.as_chunks_mut::<3>();
                 pixels.reverse();
+            }
+        }
+        if self.erasing > 0.0 && rng.random::<f64>() < self.erasing {
+            self.erase(&mut rng, out);
+        }
+    }
+
+    /// Zhong et al. 2017, algorithm 1: area and aspect ratio are uniform, what doesn't fit is drawn anew.
+    fn erase(&self, rng: &mut Rng, out: &mut [u8]) {
+        let (height, width) = self.crop;
+        for _ in 0..ERASING_ATTEMPTS {
+            let area = (height * width) as f64 * rng.random_range(ERASED_AREA.0..ERASED_AREA.1);
+            let aspect = rng.random_range(ERASED_ASPECT.0..ERASED_ASPECT.1);
+            let rounded = |side: f64| (side + 0.5) as usize;
+            let (tall, wide) = (rounded((area * aspect).sqrt()), rounded((area / aspect).sqrt()));
+            if tall < height && wide < width {
+                let (top, left) = (rng.random_range(0..=height - tall), rng.random_range(0..=width - wide));
+                for row in out.chunks_exact_mut(3 * width).skip(top).take(tall) {
+                    let (pixels, _) = row[3 * left..3 * (left + wide)].as_chunks_mut::<3>();
+                    pixels.fill(self.fill);
+                }
+                return;
             }
         }
     }
 }
 
 /// out[y, x] = image[y + dy, x + dx], black outside.
-fn shift(image: &[u8], (height, width): (usize, usize), (dy, dx): (i32, i32), out: &mut [u8]) {
-    let row = 3 * width;
-    let from = dx.max(0) as usize;
-    let to = -dx.min(0) as usize;
-    let count = width.saturating_sub(dx.unsigned_abs() as usize);
+fn crop(image: &[u8], size: (usize, usize), (dy, dx): (i32, i32), crop: (usize, usize), out: &mut [u8]) {
+    let (height, width) = size;
+    // columns of `out` that lie in the image
+    let from = (-dx).clamp(0, crop.1 as i32) as usize;
+    let to = (width as i32 - dx).clamp(from as i32, crop.1 as i32) as usize;
     out.fill(0);
-    for y in 0..height {
+    for (y, row) in out.chunks_exact_mut(3 * crop.1).enumerate() {
         let source = y as i32 + dy;
-        if (0..height as i32).contains(&source) && count > 0 {
-            let source = source as usize * row + 3 * from;
-            let target = y * row + 3 * to;
-            out[target..target + 3 * count].copy_from_slice(&image[source..source + 3 * count]);
+        if (0..height as i32).contains(&source) && from < to {
+            let start = 3 * (source as usize * width + (from as i32 + dx) as usize);
+            row[3 * from..3 * to].copy_from_slice(&image[start..start + 3 * (to - from)]);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const SIZE: (usize, usize) = (3, 4);
@@ -60,24 +102,29 @@ mod tests {
     }
 
     fn augmented(augment: Augment, example: u64) -> Vec<u8> {
-        let mut out = vec![99; 36];
+        let mut out = vec![99; 3 * augment.crop.0 * augment.crop.1];
         augment.apply(example, SIZE, &image(), &mut out);
         out
     }
 
+    const SHIFT: Augment =
+        Augment { padding: 1, crop: SIZE, mirror: true, erasing: 0.0, fill: [0; 3], seed: 1, epoch: 0, stream: 0 };
+
     #[test]
-    fn shifts_move_pixels_and_leave_black() {
+    fn crops_move_pixels_and_leave_black() {
         let image = image();
-        let at = |pixels: &[u8], y: i32, x: i32| {
-            let inside = (0..3).contains(&y) && (0..4).contains(&x);
-            if inside { pixels[(y * 12 + x * 3) as usize..][..3].to_vec() } else { vec![0; 3] }
+        let at = |pixels: &[u8], (height, width): (i32, i32), y: i32, x: i32| {
+            let inside = (0..height).contains(&y) && (0..width).contains(&x);
+            if inside { pixels[(3 * (y * width + x)) as usize..][..3].to_vec() } else { vec![0; 3] }
         };
-        for (dy, dx) in [(0, 0), (1, 0), (-2, 3), (2, -1), (0, 4), (5, -7)] {
-            let mut out = vec![99; 36];
-            shift(&image, SIZE, (dy, dx), &mut out);
-            for y in 0..3 {
-                for x in 0..4 {
-                    assert_eq!(at(&out, y, x), at(&image, y + dy, x + dx), "shift {dy} {dx} at {y} {x}");
+        for (height, width) in [(3, 4), (2, 3), (1, 1), (3, 2), (5, 6)] {
+            for (dy, dx) in [(0, 0), (1, 0), (-2, 3), (2, -1), (0, 4), (5, -7), (-9, 1)] {
+                let mut out = vec![99; 3 * height * width];
+                crop(&image, SIZE, (dy, dx), (height, width), &mut out);
+                let size = (height as i32, width as i32);
+                for (y, x) in (0..size.0).flat_map(|y| (0..size.1).map(move |x| (y, x))) {
+                    let expected = at(&image, (3, 4), y + dy, x + dx);
+                    assert_eq!(at(&out, size, y, x), expected, "{size:?} at {dy} {dx}: {y} {x}");
                 }
             }
         }
@@ -85,13 +132,80 @@ mod tests {
 
     #[test]
     fn crops_and_mirrors_depend_on_epoch_stream_and_example_alone() {
-        let augment = Augment { padding: 1, mirror: true, seed: 1, epoch: 0, stream: 0 };
-        assert_eq!(augmented(augment, 5), augmented(augment, 5));
-        let distinct: std::collections::HashSet<_> = (0..200).map(|example| augmented(augment, example)).collect();
-        assert_eq!(distinct.len(), 18, "3 x 3 crops, mirrored or not");
-        let differ = |other: Augment| (0..20).any(|example| augmented(other, example) != augmented(augment, example));
-        assert!(differ(Augment { epoch: 1, ..augment }) && differ(Augment { stream: 1, ..augment }));
-        let none = Augment { padding: 0, mirror: false, ..augment };
+        assert_eq!(augmented(SHIFT, 5), augmented(SHIFT, 5));
+        let distinct = |augment: Augment| (0..300).map(|example| augmented(augment, example)).collect::<HashSet<_>>();
+        assert_eq!(distinct(SHIFT).len(), 18, "3 x 3 crops, mirrored or not");
+        let differ = |other: Augment| (0..20).any(|example| augmented(other, example) != augmented(SHIFT, example));
+        assert!(differ(Augment { epoch: 1, ..SHIFT }) && differ(Augment { stream: 1, ..SHIFT }));
+        let none = Augment { padding: 0, mirror: false, ..SHIFT };
         assert_eq!(augmented(none, 3), image());
+        assert_eq!(distinct(Augment { crop: (2, 2), ..none }).len(), 6, "2 x 3 places");
+        assert_eq!(distinct(Augment { crop: (2, 2), ..SHIFT }).len(), 40, "4 x 5 places, mirrored or not");
+    }
+
+    /// Rectangle of `fill` in a picture without any: (top, left, height, width).
+    fn erased(augment: Augment, example: u64) -> Option<(usize, usize, usize, usize)> {
+        let (height, width) = augment.crop;
+        let mut out = vec![0; 3 * height * width];
+        augment.apply(example, augment.crop, &vec![1; 3 * height * width], &mut out);
+        let filled = |&i: &usize| out[3 * i..][..3] == augment.fill;
+        let places: Vec<usize> = (0..height * width).filter(filled).collect();
+        let (top, bottom) = (places.first()? / width, places.last()? / width);
+        let left = places.iter().map(|i| i % width).min()?;
+        let right = places.iter().map(|i| i % width).max()?;
+        let (tall, wide) = (bottom + 1 - top, right + 1 - left);
+        assert_eq!(tall * wide, places.len(), "a rectangle");
+        assert_eq!(out.iter().filter(|&&byte| byte == 1).count(), 3 * (height * width - places.len()));
+        Some((top, left, tall, wide))
+    }
+
+    #[test]
+    fn rectangles_of_the_right_area_shape_and_colour_are_erased_as_often_as_wanted() {
+        let (height, width) = (64, 32);
+        let augment =
+            Augment { padding: 0, crop: (height, width), mirror: true, erasing: 0.5, fill: [10, 20, 30], ..SHIFT };
+        let rectangles: Vec<_> = (0..2000).filter_map(|example| erased(augment, example)).collect();
+        assert!((900..1100).contains(&rectangles.len()), "{}: 4.5 standard deviations", rectangles.len());
+        let all = (height * width) as f64;
+        for &(_, _, tall, wide) in &rectangles {
+            // sides are rounded by up to half a pixel
+            let (tall, wide) = (tall as f64, wide as f64);
+            assert!((tall + 0.5) * (wide + 0.5) >= 0.02 * all && (tall - 0.5) * (wide - 0.5) <= 0.4 * all);
+            assert!((tall + 0.5) / (wide - 0.5) >= 0.3 && (tall - 0.5) / (wide + 0.5) <= 1.0 / 0.3);
+        }
+        assert!(rectangles.iter().any(|r| r.0 == 0) && rectangles.iter().any(|r| r.0 + r.2 == height), "top, bottom");
+        assert!(rectangles.iter().any(|r| r.1 == 0) && rectangles.iter().any(|r| r.1 + r.3 == width), "left, right");
+        let areas = || rectangles.iter().map(|r| (r.2 * r.3) as f64 / all);
+        assert!(areas().any(|area| area > 0.35) && areas().any(|area| area < 0.04), "small and large");
+        assert_eq!(rectangles[..10], (0..2000).filter_map(|i| erased(augment, i)).take(10).collect::<Vec<_>>()[..]);
+
+        let never = Augment { erasing: 0.0, ..augment };
+        assert!((0..200).all(|example| erased(never, example).is_none()));
+        let always = Augment { erasing: 1.0, ..augment };
+        assert!((0..200).all(|example| erased(always, example).is_some()));
+    }
+
+    #[test]
+    fn erasing_leaves_crop_and_mirror_as_they_were() {
+        let erasing = Augment { erasing: 1.0, fill: [255; 3], ..SHIFT };
+        for example in 0..100 {
+            let (without, with) = (augmented(SHIFT, example), augmented(erasing, example));
+            assert!(without.iter().zip(&with).all(|(a, b)| a == b || *b == 255));
+        }
+    }
+
+    #[test]
+    fn the_draws_never_change() {
+        let image: Vec<u8> = (0..20 * 12 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let mut hash = 0xcbf2_9ce4_8422_2325u64; // FNV-1a
+        for (padding, mirror) in [(0, false), (0, true), (4, false), (4, true), (13, true)] {
+            for (epoch, stream, example) in [(0, 0, 0), (1, 2, 3), (7, 0, 1 << 40)] {
+                let mut out = vec![0; image.len()];
+                let augment = Augment { padding, crop: (20, 12), mirror, seed: 42, epoch, stream, ..SHIFT };
+                augment.apply(example, (20, 12), &image, &mut out);
+                hash = out.iter().fold(hash, |hash, &v| (hash ^ v as u64).wrapping_mul(0x0100_0000_01b3));
+            }
+        }
+        assert_eq!(hash, 0xc81f_d93c_f36c_ab45, "new runs can't be compared with earlier ones: {hash:#x}");
     }
 }

@@ -6,6 +6,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::Images;
+use crate::error::Result;
 use crate::rng::{Purpose, rng};
 
 #[derive(Clone)]
@@ -36,6 +37,24 @@ impl Dataset {
 
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
+    }
+}
+
+impl Images for Dataset {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn size(&self) -> (usize, usize) {
+        self.images.size()
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
+        self.images.read(self.indices[index] as usize, pixels)
     }
 }
 
@@ -86,6 +105,24 @@ pub fn add_label_noise(training: &mut Dataset, classes: usize, noise: f64, seed:
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// Images without content: image i has the i-th label.
+    pub struct Labels(pub Vec<u32>);
+
+    impl Images for Labels {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+        fn size(&self) -> (usize, usize) {
+            (1, 1)
+        }
+        fn label(&self, index: usize) -> u32 {
+            self.0[index]
+        }
+        fn read(&self, _: usize, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+    }
 
     /// Image i is filled with byte i and has label i % classes.
     pub struct Numbers {

@@ -60,40 +60,30 @@ pub fn hold_out_identities(
     };
     let mut trained = rest.to_vec();
     trained.sort_unstable();
-    let mut training = Dataset::part(images.clone(), Vec::new());
-    for (label, &identity) in trained.iter().enumerate() {
-        training.indices.extend(&by_identity[identity]);
-        training.labels.resize(training.indices.len(), label as u32);
-    }
+    let training = renumbered(images, trained.iter().map(|&identity| &by_identity[identity]));
     Ok(HeldOut { training, classes: trained.len(), probes: held_out(probes), distractors: held_out(distractors) })
+}
+
+/// Each identity's images, the identities numbered 0, 1, ... in their order.
+pub(super) fn renumbered<'a>(images: &Arc<dyn Images>, identities: impl Iterator<Item = &'a Vec<u32>>) -> Dataset {
+    let mut part = Dataset::part(images.clone(), Vec::new());
+    for (label, indices) in identities.enumerate() {
+        part.indices.extend(indices);
+        part.labels.resize(part.indices.len(), label as u32);
+    }
+    part
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
+    use super::super::dataset::tests::Labels;
     use super::*;
 
     /// Identity i has 1 + i % 4 images.
-    struct Identities(Vec<u32>);
-
-    impl Images for Identities {
-        fn count(&self) -> usize {
-            self.0.len()
-        }
-        fn size(&self) -> (usize, usize) {
-            (1, 1)
-        }
-        fn label(&self, index: usize) -> u32 {
-            self.0[index]
-        }
-        fn read(&self, _: usize, _: &mut [u8]) -> Result<()> {
-            Ok(())
-        }
-    }
-
     fn identities() -> Arc<dyn Images> {
-        Arc::new(Identities((0..40).flat_map(|identity| vec![identity; 1 + identity as usize % 4]).collect()))
+        Arc::new(Labels((0..40).flat_map(|identity| vec![identity; 1 + identity as usize % 4]).collect()))
     }
 
     fn config(probe_identities: usize, distractor_identities: usize) -> config::Faces {

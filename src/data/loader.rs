@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use rand::seq::SliceRandom;
 use tch::{Kind, Tensor};
 
 use super::{Augment, Dataset};
 use crate::error::Result;
-use crate::rng::{Purpose, rng};
 
 /// Batches that each worker holds ready: enough to hide a slow one, few enough to cost no memory.
 const AHEAD: usize = 2;
@@ -21,21 +19,8 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
-/// `count` examples of a data set of `len` in random order for one epoch: shuffled passes, one after the other, the
-/// last one cut. Samples with the same stream see the same order.
-pub fn shuffled(len: usize, count: usize, seed: u64, epoch: u64, stream: u64) -> Vec<u32> {
-    let mut order = Vec::with_capacity(count.next_multiple_of(len));
-    for pass in 0..count.div_ceil(len) as u64 {
-        let start = order.len();
-        order.extend(0..len as u32);
-        order[start..].shuffle(&mut rng(seed, Purpose::Order, &[epoch, stream, pass]));
-    }
-    order.truncate(count);
-    order
-}
-
 /// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
-/// Dropping the iterator ends its threads. Items are errors where an image is damaged.
+/// Images have the source's size, or the crop's with `augment`. Dropping the iterator ends its threads. Items are errors where an image is damaged.
 pub fn batches(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,
@@ -64,16 +49,16 @@ pub fn batches(
 }
 
 fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Result<Batch> {
-    let (height, width) = dataset.images.size();
-    let length = 3 * height * width;
-    let mut bytes = vec![0; positions.len() * length];
-    let mut plain = vec![0; length];
-    for (&position, out) in positions.iter().zip(bytes.chunks_exact_mut(length)) {
+    let size = dataset.images.size();
+    let (height, width) = augment.map_or(size, |augment| augment.crop);
+    let mut bytes = vec![0; positions.len() * 3 * height * width];
+    let mut plain = vec![0; 3 * size.0 * size.1];
+    for (&position, out) in positions.iter().zip(bytes.chunks_exact_mut(3 * height * width)) {
         let index = dataset.indices[position as usize];
         match augment {
             Some(augment) => {
                 dataset.images.read(index as usize, &mut plain)?;
-                augment.apply(index as u64, (height, width), &plain, out);
+                augment.apply(index as u64, size, &plain, out);
             }
             None => dataset.images.read(index as usize, out)?,
         }
@@ -86,6 +71,7 @@ fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Re
 #[cfg(test)]
 mod tests {
     use super::super::dataset::tests::Numbers;
+    use super::super::shuffled;
     use super::*;
 
     fn all(threads: usize, augment: Option<Augment>) -> Vec<(Vec<u8>, Vec<i64>)> {
@@ -114,13 +100,27 @@ mod tests {
         assert_eq!(seen, (0..50).collect::<Vec<u8>>());
     }
 
+    const AUGMENT: Augment =
+        Augment { padding: 1, crop: (4, 4), mirror: true, erasing: 0.5, fill: [7; 3], seed: 1, epoch: 2, stream: 0 };
+
     #[test]
     fn batches_are_the_same_for_any_number_of_threads() {
-        let augment = Augment { padding: 1, mirror: true, seed: 1, epoch: 2, stream: 0 };
-        let one = all(1, Some(augment));
-        assert_eq!(one, all(2, Some(augment)));
-        assert_eq!(one, all(5, Some(augment)));
+        let one = all(1, Some(AUGMENT));
+        assert_eq!(one, all(2, Some(AUGMENT)));
+        assert_eq!(one, all(5, Some(AUGMENT)));
         assert_ne!(one, all(1, None));
+    }
+
+    #[test]
+    fn batches_have_the_crops_size_with_augmentation() {
+        let augment = Augment { padding: 0, crop: (3, 2), erasing: 0.0, ..AUGMENT };
+        let batches = all(1, Some(augment));
+        assert_eq!(batches[0].0.len(), 8 * 3 * 2 * 3);
+        for (bytes, labels) in &batches {
+            for (image, &label) in bytes.chunks_exact(18).zip(labels) {
+                assert!(image.iter().all(|&byte| byte == image[0]) && image[0] as i64 % 5 == label);
+            }
+        }
     }
 
     #[test]
@@ -136,25 +136,5 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         panic!("threads still hold the data set after 2 s");
-    }
-
-    #[test]
-    fn orders_differ_between_epochs_streams_and_seeds() {
-        let order = shuffled(100, 100, 1, 2, 0);
-        assert_ne!(order, shuffled(100, 100, 1, 3, 0));
-        assert_ne!(order, shuffled(100, 100, 1, 2, 1));
-        assert_ne!(order, shuffled(100, 100, 2, 2, 0));
-    }
-
-    #[test]
-    fn a_long_epoch_is_several_passes_and_a_short_one_a_part_of_one() {
-        let long = shuffled(10, 25, 1, 2, 0);
-        let (first, second) = (&long[..10], &long[10..20]);
-        assert_eq!((first, long.len()), (&shuffled(10, 10, 1, 2, 0)[..], 25));
-        assert_ne!(first, second);
-        let mut sorted = second.to_vec();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..10).collect::<Vec<u32>>());
-        assert_eq!(shuffled(10, 4, 1, 2, 0), first[..4]);
     }
 }

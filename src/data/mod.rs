@@ -9,10 +9,16 @@ mod files;
 mod glyph_images;
 mod glyphs;
 mod identities;
+mod identities_by_camera;
+mod labelled_features;
 mod loader;
+pub mod npy;
 mod packed;
+mod persons;
 mod prepare;
 pub mod recordio;
+mod resized;
+mod sampler;
 
 pub use augment::Augment;
 pub use cifar::Cifar10;
@@ -22,10 +28,15 @@ pub use files::{Encoded, EncodedImages};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
 pub use identities::{HeldOut, hold_out_identities};
-pub use loader::{Batch, batches, shuffled};
-pub use packed::{Packed, Store};
-pub use prepare::{Folder, Options as PrepareOptions, Records, Report, Source, prepare};
+pub use identities_by_camera::{HeldOutByCamera, hold_out_by_camera};
+pub use labelled_features::LabelledFeatures;
+pub use loader::{Batch, batches};
+pub use packed::{Packed, Places, Split, Store};
+pub use persons::Persons;
+pub use prepare::{Folder, Market, Options as PrepareOptions, Records, Report, Source, prepare};
 pub use recordio::RecordIo;
+pub use resized::{Resized, resize};
+pub use sampler::{Balanced, shuffled};
 
 use crate::error::Result;
 

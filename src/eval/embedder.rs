@@ -1,7 +1,7 @@
-//! A checkpoint's network, ready to embed face images.
+//! A checkpoint's network, ready to embed images.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Tensor};
@@ -13,41 +13,50 @@ use crate::data::{Dataset, Images, batches};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model;
-use crate::task::FACE_NORMALISATION;
+use crate::task::normalisation;
 use crate::train::Trainer;
 
-/// Images per forward pass.
-const BATCH: usize = 256;
+/// Images per forward pass where nothing is trained. The same everywhere: a run's test and `evaluate` have equal bits.
+pub const BATCH: usize = 256;
 
 pub struct Embedder {
     trainer: Trainer,
     /// Height and width of its images.
     pub size: (usize, usize),
+    /// The run's data.path.
+    pub data: Option<PathBuf>,
     loader_threads: usize,
 }
 
 impl Embedder {
-    /// `adjust` changes what concerns this machine (device, threads). Errors: no checkpoint of a face network; the
-    /// device is not there.
-    pub fn open(path: &Path, adjust: impl FnOnce(&mut Run)) -> Result<Embedder> {
+    /// Of a run on data of this kind; `adjust` changes what concerns this machine (device, threads). Errors: not the
+    /// checkpoint of such a run; the device is not there.
+    pub fn open(path: &Path, kind: DataKind, adjust: impl FnOnce(&mut Run)) -> Result<Embedder> {
         let checkpoint = checkpoint::read(path)?;
         let mut config = Config::from_toml(&checkpoint.info.config).map_err(|why| Error::file(path, why))?;
-        if config.data.kind != DataKind::Faces {
-            return Err(Error::file(path, "not the checkpoint of a face network"));
+        if config.data.kind != kind {
+            let why = format!("the checkpoint of a network for {:?}, not for {kind:?}", config.data.kind);
+            return Err(Error::file(path, why));
         }
         adjust(&mut config.run);
         tch::set_num_threads(config.run.threads as i32);
-        let [height, width] = config.data.faces.size;
+        let [height, width] = if kind == DataKind::Reid { config.data.reid.size } else { config.data.faces.size };
+        let normalisation = normalisation(kind).expect("faces or persons");
         let devices: Vec<Device> = device::choose(&config.run)?;
         // the classifier's rows are the only thing that the configuration does not tell
         let classifier = format!("model/{}", model::classifier_name(&config.model));
         let classes = checkpoint.tensors.iter().find(|tensor| tensor.path == classifier).map(|tensor| tensor.shape[0]);
         let classes = classes.ok_or_else(|| Error::file(path, format!("it has no tensor {classifier}")))?;
         let (model, layout) = model::build(&config.model, (height, width), classes);
-        let mut trainer = Trainer::new(&config, model.into(), &layout, FACE_NORMALISATION, &devices);
+        let mut trainer = Trainer::new(&config, model.into(), &layout, normalisation, &devices);
         let state = checkpoint::from_named(&checkpoint.tensors, trainer.specs());
         trainer.load(&state.map_err(|why| Error::file(path, why))?);
-        Ok(Embedder { trainer, size: (height, width), loader_threads: config.run.loader_threads })
+        Ok(Embedder {
+            trainer,
+            size: (height, width),
+            data: config.data.path,
+            loader_threads: config.run.loader_threads,
+        })
     }
 
     /// Unit embeddings of some of the images: [n, D] f32 on the first device. Each is of the image's embedding plus its

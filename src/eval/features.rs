@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::devkit::read_feature;
+use super::embedder::BATCH;
 use super::{Embedder, normalise_rows};
+use crate::comm::Comm;
 use crate::data::{Embeddings, Images};
 use crate::error::{Error, Result};
 
@@ -40,6 +42,32 @@ impl Features<'_> {
             Features::File(embeddings) => normalise_rows(&embeddings.rows(range.clone())?, range.start),
         }
     }
+}
+
+/// Features of the first `count` items on all ranks, each of which reads a share: [count, D] f32 on the readers' device.
+/// Shares are whole batches of the embedder, so that no bit depends on the number of ranks.
+pub fn read_shared(comm: &Comm, count: usize, mut read: impl FnMut(Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
+    let batches = count.div_ceil(BATCH);
+    let start = |rank: usize| (batches * rank / comm.size() * BATCH).min(count);
+    let share = |rank: usize| start(rank)..start(rank + 1);
+    let mine = match share(comm.rank()) {
+        share if share.is_empty() => Ok(None),
+        share => read(share).map(Some),
+    };
+    let mine = comm.agree(mine)?;
+    let length = comm.all_max(mine.as_ref().map_or(0, |rows| rows.size()[1] as u64)) as usize;
+    let parts: Vec<Tensor> = (0..comm.size())
+        .map(|rank| {
+            let rows = share(rank).len();
+            let mut values = vec![0f32; rows * length];
+            if let Some(mine) = mine.as_ref().filter(|_| rank == comm.rank()) {
+                mine.to_device(Device::Cpu).copy_data(&mut values, rows * length);
+            }
+            comm.broadcast_f32(&mut values, rank);
+            Tensor::from_slice(&values).view([rows as i64, length as i64])
+        })
+        .collect();
+    Ok(Tensor::cat(&parts, 0).to_device(mine.map_or(Device::Cpu, |rows| rows.device())))
 }
 
 fn read_files(paths: &[PathBuf], threads: usize) -> Result<Tensor> {

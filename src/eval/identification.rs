@@ -5,9 +5,8 @@
 //! kept: the K largest of every probe and the largest of all. So the state is bounded, and parts of the distractors
 //! can be scored anywhere and merged.
 //!
-//! Scores are computed [PIECE, TILE] at a time, which fits a cache, as a 1x1 convolution: the one way to oneDNN's f32
-//! product from dense tensors, 2.3 times as fast as MKL's on AMD processors (105 and 240 GF/s per core of Zen 5).
-//! Their shapes depend on neither threads nor ranks, hence nor do the bits.
+//! Scores are computed [PIECE, TILE] at a time, which fits a cache. Their shapes depend on neither threads nor ranks,
+//! hence nor do the bits.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -15,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tch::{Device, Kind, Tensor};
 
+use super::scores::{OneThread, check_matrix, has_one_dnn, product, to_vec};
 use super::top::Top;
 use super::verification::false_accepts;
 use crate::error::{Error, Result};
@@ -105,7 +105,7 @@ impl Identification {
             impostors: Top::new(impostors),
             distractors: 0,
             threads,
-            one_dnn: probes.device() == Device::Cpu && product(&probes.narrow(0, 0, 1), &probes, true).is_ok(),
+            one_dnn: has_one_dnn(&probes),
             probes,
         })
     }
@@ -375,34 +375,6 @@ fn any_above(scores: &[f32], thresholds: &[f32]) -> bool {
     scores.iter().zip(thresholds).fold(false, |any, (score, threshold)| any | (score > threshold))
 }
 
-/// a [n, D], b [m, D] -> their inner products [n, m], contiguous.
-fn product(a: &Tensor, b: &Tensor, one_dnn: bool) -> std::result::Result<Tensor, tch::TchError> {
-    if !one_dnn {
-        return a.f_mm(&b.tr());
-    }
-    let (n, m, d) = (a.size()[0], b.size()[0], a.size()[1]);
-    let image = a.f_view([1, n, 1, d])?.f_permute([0, 3, 1, 2])?; // n pixels of D channels, channels last
-    let scores = image.f_mkldnn_convolution::<&Tensor>(&b.f_view([m, d, 1, 1])?, None, [0, 0], [1, 1], [1, 1], 1)?;
-    scores.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_view([n, m])
-}
-
-/// While it lives, libtorch computes with one thread: this one, and any that starts meanwhile.
-struct OneThread(i32);
-
-impl OneThread {
-    fn new() -> OneThread {
-        let before = tch::get_num_threads();
-        tch::set_num_threads(1);
-        OneThread(before)
-    }
-}
-
-impl Drop for OneThread {
-    fn drop(&mut self) {
-        tch::set_num_threads(self.0);
-    }
-}
-
 /// Why a block could not be added.
 enum Bad {
     Distractor(usize),
@@ -413,17 +385,6 @@ impl From<tch::TchError> for Bad {
     fn from(error: tch::TchError) -> Bad {
         Bad::Torch(error)
     }
-}
-
-fn to_vec(tensor: &Tensor) -> std::result::Result<Vec<f32>, tch::TchError> {
-    Vec::try_from(tensor.to_device(Device::Cpu).reshape(-1))
-}
-
-fn check_matrix(tensor: &Tensor, what: &str) -> Result<()> {
-    if tensor.dim() == 2 && tensor.kind() == Kind::Float {
-        return Ok(());
-    }
-    Err(Error::failed(format!("{what} must be an f32 matrix, not {:?} {:?}", tensor.kind(), tensor.size())))
 }
 
 #[cfg(test)]

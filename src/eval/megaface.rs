@@ -14,41 +14,21 @@ pub const FAR: f64 = 1e-6;
 /// Probes whose lists of largest scores are exchanged at once: bounds the memory of many ranks.
 const PROBES_PER_EXCHANGE: usize = 64;
 
-/// Which of the distractors a measurement counts.
-pub enum Members {
-    First(usize),
-    /// One flag for each distractor.
-    Marked(Vec<bool>),
-}
-
-impl Members {
-    fn count(&self) -> usize {
-        match self {
-            Members::First(count) => *count,
-            Members::Marked(marked) => marked.iter().filter(|&&marked| marked).count(),
-        }
-    }
-
-    /// The members among `block`, the features [n, D] of the distractors `range`; `None`: there are none.
-    fn of(&self, block: &Tensor, range: &Range<usize>) -> Option<Tensor> {
-        let marked: Vec<i64> = match self {
-            Members::First(count) => {
-                let count = count.saturating_sub(range.start).min(range.len());
-                return (count > 0).then(|| block.narrow(0, 0, count as i64));
-            }
-            Members::Marked(marked) => (0..range.len() as i64).filter(|&i| marked[range.start + i as usize]).collect(),
-        };
-        match marked.len() {
-            0 => None,
-            count if count == range.len() => Some(block.shallow_clone()),
-            _ => Some(block.index_select(0, &Tensor::from_slice(&marked).to_device(block.device()))),
-        }
+/// The members among `block`, the features [n, D] of the distractors `range`; `None`: there are none.
+fn members_of(members: &[bool], block: &Tensor, range: &Range<usize>) -> Option<Tensor> {
+    let chosen: Vec<i64> = (0..).zip(&members[range.clone()]).filter(|&(_, &member)| member).map(|(i, _)| i).collect();
+    match chosen.len() {
+        0 => None,
+        count if count == range.len() => Some(block.shallow_clone()),
+        _ => Some(block.index_select(0, &Tensor::from_slice(&chosen).to_device(block.device()))),
     }
 }
 
 /// One row of the results in the making.
 pub struct Measurement {
-    members: Members,
+    /// Which of the distractors count.
+    members: Vec<bool>,
+    count: usize,
     identification: Identification,
 }
 
@@ -62,12 +42,12 @@ pub struct Rates {
 }
 
 impl Measurement {
-    /// probes [P, D] f32, rows of norm 1; see `Identification`.
-    pub fn new(probes: &Tensor, members: Members, threads: usize) -> Result<Measurement> {
-        let count = members.count();
+    /// probes [P, D] f32, rows of norm 1; see `Identification`. `members`: which of the distractors count.
+    pub fn new(probes: &Tensor, members: Vec<bool>, threads: usize) -> Result<Measurement> {
+        let count = members.iter().filter(|&&member| member).count();
         let impostors = impostors_needed(FAR, probes.size()[0] as usize, count as u64);
         let identification = Identification::new(probes, RANKS.min(count.max(1)), impostors, threads)?;
-        Ok(Measurement { members, identification })
+        Ok(Measurement { members, count, identification })
     }
 
     /// Exchanges what the ranks have found; all call it.
@@ -81,12 +61,12 @@ impl Measurement {
             self.identification.merge_top(range, &parts);
         }
         let parts = comm.all_gather(&self.identification.impostors());
-        self.identification.merge_impostors(&parts, self.members.count() as u64);
+        self.identification.merge_impostors(&parts, self.count as u64);
     }
 
     fn rates(&self, mates: &Mates) -> Result<Rates> {
         Ok(Rates {
-            distractors: self.members.count(),
+            distractors: self.count,
             cmc: self.identification.cmc(mates)?,
             verification: self.identification.verification(mates, FAR)?,
         })
@@ -108,7 +88,7 @@ pub fn identify(
             let range = block * BLOCK..((block + 1) * BLOCK).min(count);
             let features = read(range.clone())?;
             for measurement in measurements.iter_mut().flatten() {
-                if let Some(members) = measurement.members.of(&features, &range) {
+                if let Some(members) = members_of(&measurement.members, &features, &range) {
                     measurement.identification.add(&members)?;
                 }
             }
@@ -124,25 +104,6 @@ pub fn identify(
         group.iter().map(|measurement| measurement.rates(&mates)).collect()
     };
     measurements.iter().map(rates).collect()
-}
-
-/// Features of the first `count` items on all ranks, each of which reads an equal share: [count, D] f32 on `device`.
-pub fn read_shared(comm: &Comm, count: usize, mut read: impl FnMut(Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
-    let share = |rank: usize| count * rank / comm.size()..count * (rank + 1) / comm.size();
-    let mine = comm.agree(read(share(comm.rank())))?;
-    let length = comm.all_max(mine.size()[1] as u64) as usize;
-    let parts: Vec<Tensor> = (0..comm.size())
-        .map(|rank| {
-            let rows = share(rank).len();
-            let mut values = vec![0f32; rows * length];
-            if rank == comm.rank() {
-                mine.to_device(tch::Device::Cpu).copy_data(&mut values, rows * length);
-            }
-            comm.broadcast_f32(&mut values, rank);
-            Tensor::from_slice(&values).view([rows as i64, length as i64])
-        })
-        .collect();
-    Ok(Tensor::cat(&parts, 0).to_device(mine.device()))
 }
 
 /// The refined probes: a mislabelled image's features become its identity's centre, the unit sum of its other images'
@@ -169,14 +130,14 @@ mod tests {
     #[test]
     fn members_are_cut_out_of_blocks() {
         let block = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1]);
-        let rows = |members: &Members, start| {
-            members.of(&block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
+        let rows = |members: &[bool], start| {
+            members_of(members, &block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
         };
-        assert_eq!(rows(&Members::First(10), 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
-        assert_eq!(rows(&Members::First(6), 4), Some(vec![0.0, 1.0]));
-        assert_eq!(rows(&Members::First(4), 4), None);
-        let marked =
-            Members::Marked([true, false, true, false, true, true, true, true, false, false, false, false].into());
+        let first = |count: usize| (0..12).map(|i| i < count).collect::<Vec<bool>>();
+        assert_eq!(rows(&first(10), 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
+        assert_eq!(rows(&first(6), 4), Some(vec![0.0, 1.0]));
+        assert_eq!(rows(&first(4), 4), None);
+        let marked = [true, false, true, false, true, true, true, true, false, false, false, false];
         assert_eq!(rows(&marked, 0), Some(vec![0.0, 2.0]));
         assert_eq!(rows(&marked, 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
         assert_eq!(rows(&marked, 8), None);

@@ -20,7 +20,7 @@ pub struct Head {
 
 /// Of one head on one batch, or part of one.
 pub struct HeadGradient {
-    /// Scalar: sum of the loss values / `batch`.
+    /// Scalar: sum of the loss values / `examples`.
     pub loss: Tensor,
     /// [N, D], d loss / d features.
     pub features: Tensor,
@@ -39,7 +39,7 @@ impl Head {
     }
 
     /// features [N, D], weights [C, D], labels [N] i64 below C. The loss is the sum over these N examples divided by
-    /// `batch`, the size of the whole batch that the N may be a part of. Exact gradient of -log tau(softmax(z)_y) with
+    /// `examples`: N, the size of the whole batch that the N are a part of, or that divided by the loss's share. Exact gradient of -log tau(softmax(z)_y) with
     /// the target logit z_y = s t(cos theta_y), up to the weights' clamp (`Unified`). f32 or f64 throughout.
     pub fn gradient(
         &self,
@@ -47,7 +47,7 @@ impl Head {
         features: &Tensor,
         weights: &Tensor,
         labels: &Tensor,
-        batch: i64,
+        examples: f64,
         step: u64,
     ) -> HeadGradient {
         let _guard = no_grad_guard();
@@ -76,7 +76,7 @@ impl Head {
         let _ = z.internal_softmax_out(&z, 1, false);
         let nll = maximum - target - z.gather(1, &most_likely, false).log();
         let (value, weight) = loss.weigh(&(-&nll).exp(), &nll);
-        let weight = weight / batch as f64;
+        let weight = weight / examples;
 
         // z becomes G but for each row's weight, which the small factors of the products carry. The target's column
         // is (p - 1) t'(c).
@@ -108,7 +108,7 @@ impl Head {
                 project_out(&mut d_weights, weights, &weight_norm);
             }
         }
-        HeadGradient { loss: value.sum(value.kind()) / batch as f64, features: d_features, weights: d_weights }
+        HeadGradient { loss: value.sum(value.kind()) / examples, features: d_features, weights: d_weights }
     }
 
     fn scaled(&self, features: &Tensor, feature_norm: &Tensor) -> Tensor {
@@ -228,7 +228,7 @@ mod tests {
                 for (precision, tolerance) in [(Kind::Float, 1e-5), (Kind::Double, 1e-12)] {
                     let inputs = inputs(round as i64, precision);
                     let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, precision);
-                    let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES, 0);
+                    let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 0);
                     let expected = reference(
                         head(kind),
                         &inputs,
@@ -268,7 +268,7 @@ mod tests {
         for (loss, t, value) in cases {
             for kind in KINDS {
                 let inputs = inputs(5, Kind::Double);
-                let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES, 1_000_000);
+                let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 1_000_000);
                 assert_close(&found, &reference(head(kind), &inputs, t, value), 1e-8, &format!("{loss:?} {kind:?}"));
             }
         }
@@ -292,7 +292,7 @@ mod tests {
             let unified = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
             for kind in KINDS {
                 let (x, w, y) = inputs(3, Kind::Float);
-                let gradient = |loss: &dyn Loss| bits(&head(kind).gradient(loss, &x, &w, &y, EXAMPLES, 0));
+                let gradient = |loss: &dyn Loss| bits(&head(kind).gradient(loss, &x, &w, &y, EXAMPLES as f64, 0));
                 assert!(gradient(&unified) == gradient(&fixed), "{fixed:?} {kind:?}");
             }
         }
@@ -307,7 +307,7 @@ mod tests {
             for kind in KINDS {
                 let (x, w, y) = inputs(round, Kind::Float);
                 for scale in [0.0, 1e-3, 1.0, 100.0] {
-                    let found = head(kind).gradient(&loss, &(&x * scale), &w, &y, EXAMPLES, 0);
+                    let found = head(kind).gradient(&loss, &(&x * scale), &w, &y, EXAMPLES as f64, 0);
                     for tensor in [&found.loss, &found.features, &found.weights] {
                         assert_eq!(i64::try_from(tensor.isfinite().all()).unwrap(), 1, "{kind:?}, scale {scale}");
                     }
@@ -321,10 +321,10 @@ mod tests {
         let (x, w, y) = inputs(9, Kind::Double);
         let loss = Fixed::AmSoftmax { m: 0.2 };
         for kind in KINDS {
-            let whole = head(kind).gradient(&loss, &x, &w, &y, EXAMPLES, 0);
+            let whole = head(kind).gradient(&loss, &x, &w, &y, EXAMPLES as f64, 0);
             let part = |start: i64, count: i64| {
                 let rows = |tensor: &Tensor| tensor.narrow(0, start, count);
-                head(kind).gradient(&loss, &rows(&x), &w, &rows(&y), EXAMPLES, 0)
+                head(kind).gradient(&loss, &rows(&x), &w, &rows(&y), EXAMPLES as f64, 0)
             };
             let (a, b) = (part(0, 20), part(20, EXAMPLES - 20));
             let expected = [a.loss + b.loss, Tensor::cat(&[a.features, b.features], 0), a.weights + b.weights];

@@ -7,11 +7,13 @@
 mod fixed;
 mod head;
 mod space;
+mod triplet;
 mod unified;
 
 pub use fixed::Fixed;
 pub use head::{Head, HeadGradient};
 pub use space::Space;
+pub use triplet::batch_hard_triplet;
 pub use unified::Unified;
 
 use tch::{Device, Kind, Tensor};

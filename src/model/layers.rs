@@ -1,8 +1,11 @@
 //! Layers that look their numbers up in `Weights`, with PyTorch's names and defaults.
 
+use rand::Rng as _;
 use tch::{Kind, Tensor};
 
 use super::weights::{Buffer, Init, Layout, Parameter, Role, Weights};
+use crate::model::Phase;
+use crate::rng::{Purpose, rng};
 
 /// Square convolution, padded to keep the size at stride 1.
 pub struct Convolution {
@@ -39,33 +42,40 @@ impl Convolution {
     }
 }
 
-/// BatchNorm over N, H, W: momentum 0.1, eps 1e-5, weight 1, bias 0.
+/// BatchNorm over all dimensions but the channels': momentum 0.1, weight 1, bias 0.
 pub struct BatchNorm {
     weight: Parameter,
     bias: Parameter,
     running_mean: Buffer,
     running_var: Buffer,
+    eps: f64,
 }
 
 impl BatchNorm {
+    /// eps is 1e-5.
     pub fn new(layout: &mut Layout, name: &str, channels: i64) -> BatchNorm {
+        BatchNorm::with_eps(layout, name, channels, 1e-5)
+    }
+
+    pub fn with_eps(layout: &mut Layout, name: &str, channels: i64, eps: f64) -> BatchNorm {
         BatchNorm {
             weight: layout.parameter(&format!("{name}.weight"), &[channels], Init::Constant(1.0), Role::NormOrBias),
             bias: layout.parameter(&format!("{name}.bias"), &[channels], Init::Constant(0.0), Role::NormOrBias),
             running_mean: layout.buffer(&format!("{name}.running_mean"), &[channels], 0.0),
             running_var: layout.buffer(&format!("{name}.running_var"), &[channels], 1.0),
+            eps,
         }
     }
 
-    pub fn forward(&self, weights: &Weights, x: &Tensor, train: bool) -> Tensor {
+    pub fn forward(&self, weights: &Weights, x: &Tensor, phase: Phase) -> Tensor {
         x.batch_norm(
             Some(weights.parameter(self.weight)),
             Some(weights.parameter(self.bias)),
             Some(weights.buffer(self.running_mean)),
             Some(weights.buffer(self.running_var)),
-            train,
+            phase != Phase::Test,
             0.1,
-            1e-5,
+            self.eps,
             true,
         )
     }
@@ -87,22 +97,71 @@ impl Prelu {
     }
 }
 
-/// x W^T + b in f32, with Caffe's treatment of the bias.
+/// x W^T + b in f32.
 pub struct Linear {
     weight: Parameter,
-    bias: Parameter,
+    bias: Option<Parameter>,
 }
 
 impl Linear {
-    pub fn with_fast_bias(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, init: Init) -> Linear {
-        Linear {
-            weight: layout.parameter(&format!("{name}.weight"), &[outputs, inputs], init, Role::Weight),
-            bias: layout.parameter(&format!("{name}.bias"), &[outputs], Init::Constant(0.0), Role::FastBias),
-        }
+    /// Without bias.
+    pub fn new(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, init: Init) -> Linear {
+        let weight = layout.parameter(&format!("{name}.weight"), &[outputs, inputs], init, Role::Weight);
+        Linear { weight, bias: None }
+    }
+
+    /// With a bias that starts at 0; `role` is `NormOrBias` or `FastBias`.
+    pub fn with_bias(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, init: Init, role: Role) -> Linear {
+        let bias = layout.parameter(&format!("{name}.bias"), &[outputs], Init::Constant(0.0), role);
+        Linear { bias: Some(bias), ..Linear::new(layout, name, inputs, outputs, init) }
     }
 
     /// x [N, inputs] -> [N, outputs] f32.
     pub fn forward(&self, weights: &Weights, x: &Tensor) -> Tensor {
-        x.to_kind(Kind::Float).linear(weights.parameter(self.weight), Some(weights.parameter(self.bias)))
+        let bias = self.bias.map(|bias| weights.parameter(bias));
+        x.to_kind(Kind::Float).linear(weights.parameter(self.weight), bias)
+    }
+}
+
+/// Where dropout's masks come from: a batch has the same one on any number of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout {
+    pub seed: u64,
+    /// Training step of the run, and the sample's stream of random numbers.
+    pub step: u64,
+    pub stream: u64,
+    /// Place in the batch of the first example.
+    pub first: u64,
+}
+
+impl Dropout {
+    /// x [N, D] f32 with each number dropped with probability 1/2, the others doubled.
+    pub fn halve(&self, x: &Tensor) -> Tensor {
+        let (rows, columns) = (x.size()[0] as u64, x.size()[1] as usize);
+        let mut bits = vec![0u8; rows as usize * columns];
+        for (row, bits) in (self.first..self.first + rows).zip(bits.chunks_exact_mut(columns)) {
+            rng(self.seed, Purpose::Dropout, &[self.step, self.stream, row]).fill_bytes(bits);
+        }
+        bits.iter_mut().for_each(|byte| *byte = (*byte & 1) * 2);
+        x * Tensor::from_slice(&bits).view_as(x).to_device(x.device()).to_kind(Kind::Float)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn dropout_drops_half_whatever_the_parts_of_a_batch() {
+        let dropout = Dropout { seed: 1, step: 5, stream: 0, first: 0 };
+        let x = Tensor::ones([64, 512], (Kind::Float, Device::Cpu));
+        let whole = dropout.halve(&x);
+        let kept = whole.eq(2.0).sum(Kind::Int64).int64_value(&[]);
+        assert_eq!(kept + whole.eq(0.0).sum(Kind::Int64).int64_value(&[]), 64 * 512);
+        assert!((kept - 32 * 512).abs() < 500, "{kept}"); // 5 deviations of 91
+        let part = Dropout { first: 40, ..dropout }.halve(&x.narrow(0, 0, 24));
+        assert!(part.equal(&whole.narrow(0, 40, 24)));
+        assert!(!Dropout { step: 6, ..dropout }.halve(&x).equal(&whole));
     }
 }

@@ -4,9 +4,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::Model;
 use super::layers::{BatchNorm, Convolution};
 use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::{Features, Model, Phase};
 
 pub struct ResNetCifar {
     stem: (Convolution, BatchNorm),
@@ -49,20 +49,20 @@ impl ResNetCifar {
 }
 
 impl Model for ResNetCifar {
-    fn embed(&self, weights: &Weights, images: &Tensor, train: bool) -> Tensor {
+    fn features(&self, weights: &Weights, images: &Tensor, phase: Phase) -> Features {
         let apply = |(convolution, norm): &(Convolution, BatchNorm), x: &Tensor| {
-            norm.forward(weights, &convolution.forward(weights, x), train)
+            norm.forward(weights, &convolution.forward(weights, x), phase)
         };
         let mut x = apply(&self.stem, images).relu_();
         for block in &self.blocks {
             let mut y = apply(&block.second, &apply(&block.first, &x).relu_());
             x = y.g_add_(&block.shortcut(&x)).relu_();
         }
-        x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+        Features::of_one_branch(x.mean_dim([2i64, 3].as_slice(), false, Kind::Float))
     }
 
-    fn classifier(&self) -> Parameter {
-        self.classifier
+    fn classifiers(&self) -> &[Parameter] {
+        std::slice::from_ref(&self.classifier)
     }
 }
 
@@ -79,6 +79,7 @@ impl BasicBlock {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Dropout;
     use super::*;
     use tch::Device;
 
@@ -100,9 +101,10 @@ mod tests {
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
         let before = weights.flat_buffers.copy();
-        assert_eq!(model.embed(&weights, &images, false).size(), [4, 64]);
+        assert_eq!(model.embed(&weights, &images).size(), [4, 64]);
         assert!(weights.flat_buffers.equal(&before));
-        let _ = model.embed(&weights, &images, true);
+        let dropout = Dropout { seed: 1, step: 0, stream: 0, first: 0 };
+        let _ = model.features(&weights, &images, Phase::Train(dropout));
         assert!(!weights.flat_buffers.equal(&before));
     }
 
@@ -111,8 +113,8 @@ mod tests {
         let (model, layout) = network(8);
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
-        let full = model.embed(&weights, &images, false);
-        let half = model.embed(&weights, &images.to_kind(Kind::BFloat16), false);
+        let full = model.embed(&weights, &images);
+        let half = model.embed(&weights, &images.to_kind(Kind::BFloat16));
         assert_eq!(half.kind(), Kind::Float);
         let error = f64::try_from((&full - half).norm() / full.norm()).unwrap();
         assert!(error < 0.03, "relative error {error}");

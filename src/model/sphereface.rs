@@ -5,9 +5,9 @@
 
 use tch::Tensor;
 
-use super::Model;
 use super::layers::{Convolution, Linear, Prelu};
 use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::{Features, Model, Phase, scaled};
 
 /// (channels, residual units) of each stage.
 const STAGES: [(i64, usize); 4] = [(64, 1), (128, 2), (256, 4), (512, 1)];
@@ -32,7 +32,7 @@ struct Layer {
 impl SphereFace {
     /// For images of `size` (height, width). `width` scales all channels and the embedding; 1 is the published network.
     pub fn new(layout: &mut Layout, size: (usize, usize), width: f64, classes: usize) -> SphereFace {
-        let scaled = |channels: i64| ((channels as f64 * width).round() as i64).max(1);
+        let scaled = |channels| scaled(channels, width);
         let mut inputs = 3;
         let mut stages = Vec::new();
         for (stage, (channels, units)) in STAGES.into_iter().enumerate() {
@@ -55,7 +55,8 @@ impl SphereFace {
         // each stage's convolution halves the size, rounding up
         let side = |pixels: usize| STAGES.iter().fold(pixels as i64, |pixels, _| (pixels + 1) / 2);
         let pixels = side(size.0) * side(size.1);
-        let embedding = Linear::with_fast_bias(layout, "fc5", inputs * pixels, scaled(EMBEDDING), Init::Xavier);
+        let embedding =
+            Linear::with_bias(layout, "fc5", inputs * pixels, scaled(EMBEDDING), Init::Xavier, Role::FastBias);
         let shape = [classes as i64, scaled(EMBEDDING)];
         SphereFace { stages, embedding, classifier: layout.parameter("fc6.weight", &shape, Init::Xavier, Role::Weight) }
     }
@@ -68,7 +69,7 @@ impl Layer {
 }
 
 impl Model for SphereFace {
-    fn embed(&self, weights: &Weights, images: &Tensor, _train: bool) -> Tensor {
+    fn features(&self, weights: &Weights, images: &Tensor, _: Phase) -> Features {
         let mut x = images.shallow_clone();
         for stage in &self.stages {
             x = stage.head.forward(weights, &x);
@@ -76,16 +77,17 @@ impl Model for SphereFace {
                 x = second.forward(weights, &first.forward(weights, &x)) + x;
             }
         }
-        self.embedding.forward(weights, &x.flatten(1, -1))
+        Features::of_one_branch(self.embedding.forward(weights, &x.flatten(1, -1)))
     }
 
-    fn classifier(&self) -> Parameter {
-        self.classifier
+    fn classifiers(&self) -> &[Parameter] {
+        std::slice::from_ref(&self.classifier)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_numbers::scattered;
     use super::*;
     use tch::{Device, Kind};
 
@@ -114,17 +116,11 @@ mod tests {
         let (model, layout) = network(0.125);
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = Tensor::randn([2, 3, 112, 96], (Kind::Float, Device::Cpu));
-        assert_eq!(model.embed(&weights, &images, true).size(), [2, 64]);
+        assert_eq!(model.embed(&weights, &images).size(), [2, 64]);
         let mut layout = Layout::default();
         let model = SphereFace::new(&mut layout, (33, 20), 0.125, 10);
         let images = Tensor::randn([2, 3, 33, 20], (Kind::Float, Device::Cpu));
-        assert_eq!(model.embed(&Weights::new(&layout, 1, Device::Cpu), &images, true).size(), [2, 64]);
-    }
-
-    /// `scattered` of tests/reference/sphereface.py.
-    fn scattered(count: usize, number: usize) -> Vec<f64> {
-        let wave = |i| ((12.9898 * i as f64 + 78.233 * number as f64).sin() * 43758.5453).rem_euclid(1.0) - 0.5;
-        (0..count).map(wave).collect()
+        assert_eq!(model.embed(&Weights::new(&layout, 1, Device::Cpu), &images).size(), [2, 64]);
     }
 
     #[test]
@@ -156,7 +152,7 @@ mod tests {
             }
         });
         let images = Tensor::from_slice(&scattered(2 * 3 * 112 * 96, 99)).to_kind(Kind::Float).reshape([2, 3, 112, 96]);
-        let found = tch::no_grad(|| model.embed(&weights, &images, false));
+        let found = tch::no_grad(|| model.embed(&weights, &images));
         // what tests/reference/sphereface.py prints: every 64th component, and the norms
         let expected = [
             [0.313979, 0.396541, -1.583157, 0.220639, -0.208395, 0.156434, -0.335267, -0.322176],

@@ -169,6 +169,12 @@ impl Weights {
         &self.parameters
     }
 
+    /// Every buffer, in the order of creation.
+    #[cfg(test)]
+    pub fn buffers(&self) -> &[Tensor] {
+        &self.buffers
+    }
+
     pub fn buffer(&self, buffer: Buffer) -> &Tensor {
         &self.buffers[buffer.0]
     }
@@ -177,20 +183,22 @@ impl Weights {
         self.flat.device()
     }
 
-    /// Gradients of the scalar `loss` by every parameter but `given`, whose gradient is passed in, written to
+    /// Gradients of the scalar `loss` by every parameter but those of `given`, whose gradients are passed in, written to
     /// `gradient` [P] in the order of `flat`.
-    pub fn backward(&self, loss: &Tensor, given: (Parameter, Tensor), gradient: &Tensor) {
-        let (known, known_gradient) = given;
-        let inputs: Vec<&Tensor> = self.order.iter().filter(|&&i| i != known.0).map(|&i| &self.parameters[i]).collect();
+    pub fn backward(&self, loss: &Tensor, given: Vec<(Parameter, Tensor)>, gradient: &Tensor) {
+        let mut known: Vec<Option<Tensor>> = self.parameters.iter().map(|_| None).collect();
+        for (parameter, gradient) in given {
+            known[parameter.0] = Some(gradient);
+        }
+        let inputs: Vec<&Tensor> =
+            self.order.iter().filter(|&&i| known[i].is_none()).map(|&i| &self.parameters[i]).collect();
         let mut computed = Tensor::run_backward(&[loss], &inputs, false, false).into_iter();
-        let mut known_gradient = Some(known_gradient);
         no_grad(|| {
             let pieces: Vec<Tensor> = self
                 .order
                 .iter()
                 .map(|&i| {
-                    let next = if i == known.0 { known_gradient.take() } else { computed.next() };
-                    let piece = next.expect("one gradient for each parameter");
+                    let piece = known[i].take().or_else(|| computed.next()).expect("one gradient for each parameter");
                     if piece.dim() == 4 { piece.permute([0, 2, 3, 1]).reshape(-1) } else { piece.reshape(-1) }
                 })
                 .collect();

@@ -26,9 +26,10 @@ pub fn classification(config: &Config, devices: &[Device]) -> Result<Supervised>
     }
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
     let (model, layout) = model::build(&config.model, training.images.size(), classes);
-    let trainer = Trainer::new(config, model.into(), &layout, normalisation(&training)?, devices);
+    let normalisation = normalisation(&training)?;
+    let trainer = Trainer::new(config, model.into(), &layout, normalisation, devices);
     Ok(Supervised {
-        training: Training { config: config.clone(), dataset: Arc::new(training), trainer },
+        training: Training::new(config, training, trainer, normalisation),
         label_changes,
         goal: Box::new(Accuracy { validation: Arc::new(validation), test: Arc::new(Dataset::whole(test)) }),
     })
@@ -64,7 +65,7 @@ fn sources(config: &config::Data, seed: u64) -> Result<Sources> {
             let (training, test) = Cifar10::open(path)?;
             Ok((Arc::new(training), Arc::new(test), Cifar10::CLASSES))
         }
-        DataKind::Faces => unreachable!("faces are a task of their own"),
+        DataKind::Faces | DataKind::Reid => unreachable!("faces and persons are tasks of their own"),
         DataKind::Glyphs => {
             let (training, test) = GlyphImages::open(&config.glyphs, seed);
             Ok((Arc::new(training), Arc::new(test), config.glyphs.classes))

@@ -30,7 +30,7 @@ pub fn faces(config: &Config, devices: &[Device]) -> Result<Supervised> {
     let (model, layout) = model::build(&config.model, images.size(), classes);
     let trainer = Trainer::new(config, model.into(), &layout, NORMALISATION, devices);
     Ok(Supervised {
-        training: Training { config: config.clone(), dataset: Arc::new(training), trainer },
+        training: Training::new(config, training, trainer, NORMALISATION),
         label_changes,
         goal: Box::new(Identify { classes, probes: Arc::new(probes), distractors: Arc::new(distractors), test }),
     })

@@ -1,12 +1,13 @@
-//! What the search knows of a task. Classification and faces are two implementations; a user's own task is another.
+//! What the search knows of a task. Classification, faces and re-ID are three implementations; a user's own task is another.
 
 mod classification;
 mod faces;
+mod reid;
 mod training;
 
 use classification::classification;
-pub use faces::NORMALISATION as FACE_NORMALISATION;
 use faces::faces;
+use reid::reid;
 
 use tch::Device;
 
@@ -14,13 +15,24 @@ use crate::config::{Config, DataKind};
 use crate::data::LabelChange;
 use crate::error::Result;
 use crate::state::TensorSpec;
+use crate::train::Normalisation;
 
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
     Ok(match config.data.kind {
         DataKind::Cifar10 | DataKind::Glyphs => Box::new(classification(config, devices)?),
         DataKind::Faces => Box::new(faces(config, devices)?),
+        DataKind::Reid => Box::new(reid(config, devices)?),
     })
+}
+
+/// How images become the numbers that a task's networks see; `None`: as the training images of the run tell.
+pub fn normalisation(kind: DataKind) -> Option<Normalisation> {
+    match kind {
+        DataKind::Cifar10 | DataKind::Glyphs => None,
+        DataKind::Faces => Some(faces::NORMALISATION),
+        DataKind::Reid => Some(reid::NORMALISATION),
+    }
 }
 
 /// One sample's epoch of training, for `Task::train`.

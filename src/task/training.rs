@@ -6,10 +6,11 @@ use tch::Tensor;
 
 use super::{Epoch, Observer, Task};
 use crate::config::Config;
-use crate::data::{Augment, Batch, Dataset, LabelChange, batches, shuffled};
+use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, batches, shuffled};
 use crate::error::Result;
+use crate::eval::BATCH;
 use crate::state::TensorSpec;
-use crate::train::{EpochPlan, Trainer, learning_rate};
+use crate::train::{EpochPlan, Normalisation, Trainer, learning_rate};
 
 /// What a network is trained for: its reward and its test. The data of both are never trained on.
 pub trait Goal {
@@ -82,32 +83,68 @@ impl Task for Supervised {
 /// A network in training, its training set and the trainer that goes through it.
 pub struct Training {
     pub config: Config,
-    pub dataset: Arc<Dataset>,
-    pub trainer: Trainer,
+    dataset: Arc<Dataset>,
+    trainer: Trainer,
+    /// Height and width of training images.
+    crop: (usize, usize),
+    /// What random erasing leaves: the mean colour.
+    fill: [u8; 3],
+    /// Batches of P identities, and how many an epoch has; `None`: shuffled examples.
+    balanced: Option<(Balanced, usize)>,
 }
 
 impl Training {
+    /// Of shuffled images, cropped to their own size.
+    pub fn new(config: &Config, dataset: Dataset, trainer: Trainer, normalisation: Normalisation) -> Training {
+        Training {
+            config: config.clone(),
+            crop: dataset.images.size(),
+            dataset: Arc::new(dataset),
+            trainer,
+            fill: normalisation.mean.map(|mean| mean.round() as u8),
+            balanced: None,
+        }
+    }
+
+    pub fn cropped(self, crop: (usize, usize)) -> Training {
+        Training { crop, ..self }
+    }
+
+    /// Errors: too few identities.
+    pub fn balanced(self, balanced: Balanced) -> Result<Training> {
+        let batches = balanced.batches_per_epoch(&self.dataset.labels)?;
+        Ok(Training { balanced: Some((balanced, batches)), ..self })
+    }
+
     /// One epoch over randomly ordered, augmented images.
     fn epoch(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
         let Config { data, train, run, .. } = &self.config;
         let number = epoch.epoch as u64;
-        let order = shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream);
-        let augment = (data.crop_padding > 0 || data.mirror).then_some(Augment {
+        let order = match &self.balanced {
+            None => shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream),
+            Some((balanced, _)) => balanced.order(&self.dataset.labels, self.steps(), run.seed, number, epoch.stream),
+        };
+        let cropped = data.crop_padding > 0 || self.crop != self.dataset.images.size();
+        let augment = (cropped || data.mirror || data.erasing > 0.0).then_some(Augment {
             padding: data.crop_padding,
+            crop: self.crop,
             mirror: data.mirror,
+            erasing: data.erasing,
+            fill: self.fill,
             seed: run.seed,
             epoch: number,
             stream: epoch.stream,
         });
         let batches = batches(&self.dataset, order, train.batch_size, augment, run.loader_threads);
-        let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64 };
+        let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, stream: epoch.stream };
         self.trainer.epoch(epoch.theta, batches, plan, observer)
     }
 
     /// Examples of one epoch: one pass, unless the configuration sets the number of steps.
     fn examples(&self) -> usize {
         let train = &self.config.train;
-        train.epoch_iterations.map_or(self.dataset.len(), |steps| steps * train.batch_size)
+        let steps = train.epoch_iterations.or(self.balanced.as_ref().map(|&(_, batches)| batches));
+        steps.map_or(self.dataset.len(), |steps| steps * train.batch_size)
     }
 
     fn steps(&self) -> usize {
@@ -127,6 +164,6 @@ impl Training {
     /// All images of a data set, in order and as they are.
     fn in_order(&self, dataset: &Arc<Dataset>) -> impl Iterator<Item = Result<Batch>> + use<> {
         let order = (0..dataset.len() as u32).collect();
-        batches(dataset, order, self.config.train.batch_size, None, self.config.run.loader_threads)
+        batches(dataset, order, BATCH, None, self.config.run.loader_threads)
     }
 }

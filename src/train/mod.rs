@@ -5,5 +5,5 @@ mod replicas;
 mod trainer;
 
 pub use optimizer::Optimizer;
-pub use replicas::{Normalisation, Replicas};
+pub use replicas::{Normalisation, Replicas, Step};
 pub use trainer::{EpochPlan, Trainer, learning_rate};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad, no_grad_guard};
 
-use crate::config::Precision;
+use crate::config::{self, Config, Precision};
 use crate::data::Batch;
-use crate::loss::{Head, Loss};
-use crate::model::{Layout, Model, Weights};
+use crate::loss::{Head, Loss, batch_hard_triplet};
+use crate::model::{Dropout, Layout, Model, Phase, Weights};
 
 /// Per-channel mean and deviation of the training images, in units of 0..255.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,8 +20,19 @@ pub struct Normalisation {
 pub struct Replicas {
     model: Arc<dyn Model>,
     head: Head,
+    loss: config::Loss,
     precision: Kind,
+    seed: u64,
     replicas: Vec<Replica>,
+}
+
+/// Which training step it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Counts from 0 over the whole run.
+    pub number: u64,
+    /// Equal streams see equal random numbers.
+    pub stream: u64,
 }
 
 struct Replica {
@@ -35,19 +46,19 @@ struct Replica {
 }
 
 impl Replicas {
+    /// Replicas of a network with initial weights. `config` is resolved.
     pub fn new(
+        config: &Config,
         model: Arc<dyn Model>,
         layout: &Layout,
-        head: Head,
-        precision: Precision,
         normalisation: Normalisation,
-        seed: u64,
         devices: &[Device],
     ) -> Replicas {
+        let Config { loss, train, run, .. } = config;
         let replicas = devices
             .iter()
             .map(|&device| {
-                let weights = Weights::new(layout, seed, device);
+                let weights = Weights::new(layout, run.seed, device);
                 let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 1, 1, 3]).to_device(device);
                 Replica {
                     gradient: weights.flat.zeros_like(),
@@ -58,11 +69,12 @@ impl Replicas {
                 }
             })
             .collect();
-        let precision = match precision {
+        let precision = match train.precision {
             Precision::F32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
-        Replicas { model, head, precision, replicas }
+        let head = Head { kind: loss.head.expect("a resolved configuration"), scale: loss.scale };
+        Replicas { model, head, loss: loss.clone(), precision, seed: run.seed, replicas }
     }
 
     pub fn devices(&self) -> Vec<Device> {
@@ -91,21 +103,41 @@ impl Replicas {
     }
 
     /// Forward and backward of one batch. Leaves the gradient of the mean loss in replica 0 and returns that mean, a
-    /// scalar on replica 0's device that nothing waits for. `step` counts training steps from 0.
-    pub fn gradient(&mut self, batch: &Batch, step: u64) -> Tensor {
-        let (model, head, precision) = (&*self.model, self.head, self.precision);
-        let size = batch.labels.size()[0];
-        let losses = each(&mut self.replicas, batch, |replica, images, labels| {
+    /// scalar on replica 0's device that nothing waits for. Softmax branches share `loss.softmax_weight`, triplet losses
+    /// `loss.triplet_weight`; each replica mines triplets in its own part.
+    pub fn gradient(&mut self, batch: &Batch, step: Step) -> Tensor {
+        let (model, head, loss_config, precision) = (&*self.model, self.head, &self.loss, self.precision);
+        let size = batch.labels.size()[0] as f64;
+        let dropout = Dropout { seed: self.seed, step: step.number, stream: step.stream, first: 0 };
+        let losses = each(&mut self.replicas, batch, |replica, part| {
             let weights = &replica.weights;
-            let features = model.embed(weights, &replica.prepare(images, precision), true);
+            let phase = Phase::Train(Dropout { first: part.first as u64, ..dropout });
+            let features = model.features(weights, &replica.prepare(&part.images, precision), phase);
             let loss = replica.loss.as_deref().expect("set_loss comes before training");
-            let labels = labels.to_device(weights.device());
-            let found =
-                head.gradient(loss, &features.detach(), weights.parameter(model.classifier()), &labels, size, step);
-            // d loss / d features reaches the network as the gradient of this product: exact
-            let upstream = (features * found.features).sum(Kind::Float);
-            weights.backward(&upstream, (model.classifier(), found.weights), &replica.gradient);
-            found.loss
+            let labels = part.labels.to_device(weights.device());
+
+            // d loss / d features reaches the network as the gradient of a product with the features: exact
+            let (mut upstream, mut values, mut given) = (Vec::new(), Vec::new(), Vec::new());
+            let share = loss_config.softmax_weight / features.softmax.len() as f64;
+            for (features, &classifier) in features.softmax.iter().zip(model.classifiers()) {
+                let copies = features.size()[0] / labels.size()[0];
+                let labels = labels.repeat([copies]);
+                let (class_weights, examples) = (weights.parameter(classifier), size * copies as f64 / share);
+                let found = head.gradient(loss, &features.detach(), class_weights, &labels, examples, step.number);
+                upstream.push((features * found.features).sum(Kind::Float));
+                values.push(found.loss);
+                given.push((classifier, found.weights));
+            }
+            if loss_config.triplet_weight > 0.0 {
+                let share = loss_config.triplet_weight / features.triplet.len() as f64;
+                for features in &features.triplet {
+                    let triplet = batch_hard_triplet(features, &labels, loss_config.triplet_margin, size / share);
+                    values.push(triplet.detach());
+                    upstream.push(triplet);
+                }
+            }
+            weights.backward(&total(upstream), given, &replica.gradient);
+            total(values)
         });
         let _guard = no_grad_guard();
         let (main, others) = self.replicas.split_at_mut(1);
@@ -113,14 +145,15 @@ impl Replicas {
         for other in &others[..losses.len() - 1] {
             main[0].gradient += other.gradient.to_device(device);
         }
-        losses.into_iter().map(|loss| loss.to_device(device)).reduce(|a, b| a + b).expect("at least one part")
+        total(losses.into_iter().map(|loss| loss.to_device(device)).collect())
     }
 
-    /// Test-time logits of a batch: [N, C] f32 on replica 0's device.
+    /// Test-time logits of a batch, of the first softmax branch: [N, C] f32 on replica 0's device.
     pub fn logits(&mut self, batch: &Batch) -> Tensor {
         let head = self.head;
         self.infer(batch, |model, weights, images| {
-            head.logits(&model.embed(weights, images, false), weights.parameter(model.classifier()))
+            let features = model.features(weights, images, Phase::Test).softmax.swap_remove(0);
+            head.logits(&features, weights.parameter(model.classifiers()[0]))
         })
     }
 
@@ -128,8 +161,8 @@ impl Replicas {
     /// their mirror images are added.
     pub fn embed(&mut self, batch: &Batch, mirrored: bool) -> Tensor {
         self.infer(batch, |model, weights, images| {
-            let embeddings = model.embed(weights, images, false);
-            if mirrored { embeddings + model.embed(weights, &images.flip([3]), false) } else { embeddings }
+            let embeddings = model.embed(weights, images);
+            if mirrored { embeddings + model.embed(weights, &images.flip([3])) } else { embeddings }
         })
     }
 
@@ -137,8 +170,8 @@ impl Replicas {
     /// device.
     fn infer(&mut self, batch: &Batch, work: impl Fn(&dyn Model, &Weights, &Tensor) -> Tensor + Sync) -> Tensor {
         let (model, precision) = (&*self.model, self.precision);
-        let parts = each(&mut self.replicas, batch, |replica, images, _| {
-            no_grad(|| work(model, &replica.weights, &replica.prepare(images, precision)))
+        let parts = each(&mut self.replicas, batch, |replica, part| {
+            no_grad(|| work(model, &replica.weights, &replica.prepare(&part.images, precision)))
         });
         let device = self.replicas[0].weights.device();
         Tensor::cat(&parts.into_iter().map(|part| part.to_device(device)).collect::<Vec<_>>(), 0)
@@ -155,33 +188,54 @@ impl Replica {
     }
 }
 
+/// A replica's part of a batch.
+struct Part {
+    /// [n, H, W, 3] u8.
+    images: Tensor,
+    /// [n] i64.
+    labels: Tensor,
+    /// Place in the batch of the first example.
+    first: i64,
+}
+
 /// Runs `work` on each replica's part of the batch, concurrently, and returns the results in order; fewer results
 /// than replicas for a batch smaller than their number. With one replica nothing leaves the calling thread.
-fn each(
-    replicas: &mut [Replica],
-    batch: &Batch,
-    work: impl Fn(&mut Replica, &Tensor, &Tensor) -> Tensor + Sync,
-) -> Vec<Tensor> {
-    let parts =
-        batch.images.chunk(replicas.len() as i64, 0).into_iter().zip(batch.labels.chunk(replicas.len() as i64, 0));
+fn each(replicas: &mut [Replica], batch: &Batch, work: impl Fn(&mut Replica, Part) -> Tensor + Sync) -> Vec<Tensor> {
+    let chunks = |tensor: &Tensor| tensor.chunk(replicas.len() as i64, 0);
+    let mut first = 0;
+    let parts: Vec<Part> = chunks(&batch.images)
+        .into_iter()
+        .zip(chunks(&batch.labels))
+        .map(|(images, labels)| {
+            let part = Part { images, labels, first };
+            first += part.labels.size()[0];
+            part
+        })
+        .collect();
     let work = &work;
     std::thread::scope(|scope| {
         let mut jobs = replicas.iter_mut().zip(parts);
-        let (main, (images, labels)) = jobs.next().expect("at least one replica");
-        let others: Vec<_> =
-            jobs.map(|(replica, (images, labels))| scope.spawn(move || work(replica, &images, &labels))).collect();
-        let mut results = vec![work(main, &images, &labels)];
+        let (main, part) = jobs.next().expect("at least one replica");
+        let others: Vec<_> = jobs.map(|(replica, part)| scope.spawn(move || work(replica, part))).collect();
+        let mut results = vec![work(main, part)];
         results.extend(others.into_iter().map(|other| other.join().expect("a replica's thread panicked")));
         results
     })
 }
 
+/// The sum of scalars.
+fn total(scalars: Vec<Tensor>) -> Tensor {
+    scalars.into_iter().reduce(|a, b| a + b).expect("at least one")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HeadKind;
+    use crate::config::{HeadKind, Layers};
     use crate::loss::Fixed;
-    use crate::model::{Convolution, Init, Parameter, Role};
+    use crate::model::{Convolution, Features, Init, Parameter, Role};
+
+    const STEP: Step = Step { number: 0, stream: 0 };
 
     /// A network without BatchNorm, so that a split batch has the same gradient.
     struct Plain {
@@ -191,12 +245,12 @@ mod tests {
     }
 
     impl Model for Plain {
-        fn embed(&self, weights: &Weights, images: &Tensor, _train: bool) -> Tensor {
+        fn features(&self, weights: &Weights, images: &Tensor, _: Phase) -> Features {
             let x = self.second.forward(weights, &self.first.forward(weights, images).relu());
-            x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+            Features::of_one_branch(x.mean_dim([2i64, 3].as_slice(), false, Kind::Float))
         }
-        fn classifier(&self) -> Parameter {
-            self.classifier
+        fn classifiers(&self) -> &[Parameter] {
+            std::slice::from_ref(&self.classifier)
         }
     }
 
@@ -210,10 +264,10 @@ mod tests {
 
     fn replicas(count: usize) -> Replicas {
         let (model, layout) = plain();
-        let head = Head { kind: HeadKind::Normalised, scale: 8.0 };
+        let mut config = Layers::new(Some("demo"), None).unwrap().resolve().unwrap();
+        (config.loss.head, config.loss.scale, config.run.seed) = (Some(HeadKind::Normalised), 8.0, 3);
         let normalisation = Normalisation { mean: [128.0; 3], deviation: [64.0; 3] };
-        let mut replicas =
-            Replicas::new(model, &layout, head, Precision::F32, normalisation, 3, &vec![Device::Cpu; count]);
+        let mut replicas = Replicas::new(&config, model, &layout, normalisation, &vec![Device::Cpu; count]);
         replicas.set_loss(|_| Box::new(Fixed::ArcFace { m: 0.3 }));
         replicas
     }
@@ -229,7 +283,7 @@ mod tests {
         let (mut one, mut two) = (replicas(1), replicas(2));
         for size in [16, 7, 1] {
             let batch = batch(size);
-            let (a, b) = (one.gradient(&batch, 0), two.gradient(&batch, 0));
+            let (a, b) = (one.gradient(&batch, STEP), two.gradient(&batch, STEP));
             assert!((f64::try_from(&a).unwrap() - f64::try_from(&b).unwrap()).abs() < 1e-5);
             let (expected, found) = (one.main().1.copy(), two.main().1.copy());
             let error = f64::try_from((&expected - &found).norm() / expected.norm()).unwrap();
@@ -256,12 +310,12 @@ mod tests {
         let (model, layout) = plain();
         let mut ours = replicas(1);
         let batch = batch(6);
-        let _ = ours.gradient(&batch, 0);
+        let _ = ours.gradient(&batch, STEP);
         // the same loss, ArcFace by its formula, through autograd alone
         let weights = Weights::new(&layout, 3, Device::Cpu);
         let images = ((batch.images.to_kind(Kind::Float) - 128.0) / 64.0).permute([0, 3, 1, 2]);
         let unit = |x: &Tensor| x / x.norm_scalaropt_dim(2, [1i64].as_slice(), true);
-        let cosine = unit(&model.embed(&weights, &images, true)).mm(&unit(weights.parameter(model.classifier())).tr());
+        let cosine = unit(&model.embed(&weights, &images)).mm(&unit(weights.parameter(model.classifiers()[0])).tr());
         let margin = (cosine.acos() + 0.3).cos();
         let target = batch.labels.one_hot(5).to_kind(Kind::Bool);
         let loss = (margin.where_self(&target, &cosine) * 8.0).cross_entropy_loss::<Tensor>(

@@ -7,12 +7,12 @@ use tch::{Device, Kind, Tensor};
 use crate::config;
 use crate::data::Batch;
 use crate::error::Result;
-use crate::loss::{Head, build};
+use crate::loss::build;
 use crate::model::{Layout, Model};
 use crate::state::TensorSpec;
 use crate::task::Observer;
 
-use super::{Normalisation, Optimizer, Replicas};
+use super::{Normalisation, Optimizer, Replicas, Step};
 
 pub struct Trainer {
     config: config::Config,
@@ -27,10 +27,16 @@ pub struct EpochPlan {
     /// Epochs completed before this one.
     pub epoch: usize,
     pub steps: u64,
+    /// Of random numbers: equal streams see equal ones.
+    pub stream: u64,
 }
 
-/// Multi-step schedule: the rate of epoch `epoch`, counted from 0.
+/// Linear warm-up, then a multi-step schedule: the rate of epoch `epoch`, counted from 0.
 pub fn learning_rate(config: &config::Train, epoch: usize) -> f64 {
+    if epoch < config.warmup_epochs {
+        let first = config.warmup_learning_rate;
+        return first + (config.learning_rate - first) * epoch as f64 / config.warmup_epochs as f64;
+    }
     let passed = config.milestones.iter().filter(|&&milestone| milestone <= epoch).count();
     config.learning_rate * config.gamma.powi(passed as i32)
 }
@@ -43,9 +49,7 @@ impl Trainer {
         normalisation: Normalisation,
         devices: &[Device],
     ) -> Trainer {
-        let head = Head { kind: config.loss.head.expect("a resolved configuration"), scale: config.loss.scale };
-        let mut replicas =
-            Replicas::new(model, layout, head, config.train.precision, normalisation, config.run.seed, devices);
+        let mut replicas = Replicas::new(config, model, layout, normalisation, devices);
         let optimizer = Optimizer::new(&config.train, layout, &replicas.main().0.flat);
         Trainer { config: config.clone(), replicas, optimizer, specs: specs(layout, config.train.optimizer) }
     }
@@ -70,7 +74,8 @@ impl Trainer {
             let batch = batch?;
             let step = first_step + i as u64;
             let size = batch.labels.size()[0];
-            total += self.replicas.gradient(&batch, step).to_kind(Kind::Double) * size;
+            let found = self.replicas.gradient(&batch, Step { number: step, stream: plan.stream });
+            total += found.to_kind(Kind::Double) * size;
             let (weights, gradient) = self.replicas.main();
             self.optimizer.step(&mut weights.flat, gradient, rate, step);
             self.replicas.synchronise();
@@ -168,6 +173,16 @@ fn specs(layout: &Layout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_while_it_warms_up() {
+        let mut config = config::Layers::new(Some("demo"), None).unwrap().resolve().unwrap().train;
+        (config.warmup_epochs, config.warmup_learning_rate, config.milestones) = (4, 0.02, vec![5]);
+        let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
+        for (rate, expected) in rates.iter().zip([0.02, 0.04, 0.06, 0.08, 0.1, 0.01]) {
+            assert!((rate - expected).abs() < 1e-12, "{rates:?}");
+        }
+    }
 
     #[test]
     fn the_learning_rate_falls_after_each_milestone() {

@@ -3,6 +3,7 @@
 
 mod devkit;
 mod lfw;
+mod npy;
 mod recordio;
 
 use std::cell::Cell;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tch::Kind;
 
 use crate::cli::LfwArguments;
+use crate::config::DataKind;
 use crate::data::{Encoded, EncodedImages, Images};
 use crate::error::Result;
 use crate::eval::{Embedder, lfw, verification};
@@ -15,7 +16,7 @@ const FOLDS: usize = 10;
 const FAR: f64 = 1e-3;
 
 pub fn run(arguments: &LfwArguments) -> Result<()> {
-    let mut embedder = Embedder::open(&arguments.model, |run| arguments.machine.adjust(run))?;
+    let mut embedder = Embedder::open(&arguments.model, DataKind::Faces, |run| arguments.machine.adjust(run))?;
     let (images, pairs, same, folds) = match (&arguments.bin, &arguments.pairs, &arguments.images) {
         (Some(path), _, _) => {
             let found = lfw::read_bin(path)?;

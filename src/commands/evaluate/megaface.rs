@@ -8,13 +8,15 @@ use serde_json::json;
 use tch::Tensor;
 
 use super::super::on_all_ranks;
+use super::threads;
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
+use crate::config::DataKind;
 use crate::data::{Embeddings, Encoded, EncodedImages};
 use crate::error::{Error, Result};
 use crate::eval::devkit::{self, Cmc, DistractorList, ProbeList};
-use crate::eval::megaface::{FAR, Measurement, Members, Rates, identify, read_shared, refine_probes};
-use crate::eval::{Embedder, Features};
+use crate::eval::megaface::{FAR, Measurement, Rates, identify, refine_probes};
+use crate::eval::{Embedder, Features, read_shared};
 use crate::terminal;
 
 /// Our name in the devkit's files.
@@ -50,14 +52,12 @@ impl Items {
 struct Set {
     size: usize,
     number: usize,
-    members: fn(&Set) -> Members,
-    marked: Vec<bool>,
+    /// Which of the distractors are in it.
+    members: Vec<bool>,
 }
 
 fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = arguments.machine.threads.map_or((cores / comm.local().1).max(1), usize::from);
-    tch::set_num_threads(threads as i32);
+    let threads = threads(&arguments.machine, comm);
     let prepared = comm.agree(prepare(arguments, threads))?;
     let Prepared { mut embedder, probes, labels, distractors, sets } = prepared;
     if comm.is_root() {
@@ -70,7 +70,11 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
         );
     }
 
-    let names = comm.agree(probes.names())?;
+    // a million names are read only where they are wanted
+    let noisy = comm.agree(noise(&arguments.facescrub_noises, &probes))?;
+    let noise = comm.agree(noise(&arguments.megaface_noises, &distractors))?;
+    let names = |items: &Items| if arguments.write_features.is_some() { items.names() } else { Ok(Vec::new()) };
+    let (probe_names, distractor_names) = (comm.agree(names(&probes))?, comm.agree(names(&distractors))?);
     let written = |side: &str, names: &[String], first: usize, rows: &Tensor| match &arguments.write_features {
         Some(root) => write_features(&root.join(side), &names[first..], rows),
         None => Ok(()),
@@ -78,22 +82,19 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
     let mut source = source(arguments, &arguments.facescrub, probes, embedder.as_mut(), threads);
     let probe_features = read_shared(comm, source.count(), |range| {
         let rows = source.read(range.clone())?;
-        written("facescrub", &names, range.start, &rows)?;
+        written("facescrub", &probe_names, range.start, &rows)?;
         Ok(rows)
     })?;
-    let noisy = comm.agree(noise(&arguments.facescrub_noises, &names))?;
-    let distractor_names = comm.agree(distractors.names())?;
-    let noise = comm.agree(noise(&arguments.megaface_noises, &distractor_names))?;
 
-    let group = |probes: &Tensor, members: &dyn Fn(&Set) -> Members| {
+    let group = |probes: &Tensor, members: &dyn Fn(&Set) -> Vec<bool>| {
         let measurements = sets.iter().map(|set| Measurement::new(probes, members(set), threads));
         comm.agree(measurements.collect::<Result<Vec<_>>>())
     };
-    let mut measurements = vec![group(&probe_features, &|set| (set.members)(set))?];
+    let mut measurements = vec![group(&probe_features, &|set| set.members.clone())?];
     if arguments.facescrub_noises.is_some() || arguments.megaface_noises.is_some() {
         let probes = comm.agree(refine_probes(&probe_features, &labels, &noisy))?;
-        let clean = |set: &Set| set.marked.iter().zip(&noise).map(|(&member, &noise)| member && !noise).collect();
-        measurements.push(group(&probes, &|set| Members::Marked(clean(set)))?);
+        let clean = |set: &Set| set.members.iter().zip(&noise).map(|(&member, &noise)| member && !noise).collect();
+        measurements.push(group(&probes, &clean)?);
     }
     let bar = terminal::bar(distractors.count() as u64, 0);
     bar.set_message("distractors");
@@ -163,14 +164,7 @@ fn prepare(arguments: &MegafaceArguments, threads: usize) -> Result<Prepared> {
         return Err(Error::config("directories need --model FILE to embed their images, or --features ALGO"));
     }
     let embedder = match &arguments.model {
-        Some(model) => {
-            let adjust = |run: &mut crate::config::Run| {
-                arguments.machine.adjust(run);
-                run.threads = threads;
-                run.loader_threads = threads;
-            };
-            Some(Embedder::open(model, adjust)?)
-        }
+        Some(model) => Some(super::embedder(model, DataKind::Faces, &arguments.machine, threads)?),
         None => None,
     };
     Ok(Prepared { embedder, probes, labels, distractors, sets })
@@ -183,12 +177,7 @@ fn list_name(list: &Path) -> Option<(usize, usize)> {
 /// The first 10, 100, ... of `count`, and all of them.
 fn prefixes(count: usize, number: usize) -> Vec<Set> {
     let powers = (1..).map(|power| 10usize.pow(power)).take_while(|&size| size < count);
-    let set = |size: usize| Set {
-        size,
-        number,
-        members: |set| Members::First(set.size),
-        marked: (0..count).map(|i| i < size).collect(),
-    };
+    let set = |size: usize| Set { size, number, members: (0..count).map(|i| i < size).collect() };
     powers.chain([count]).map(set).collect()
 }
 
@@ -205,10 +194,10 @@ fn several_lists(lists: &[PathBuf]) -> Result<(Items, Vec<Set>)> {
         });
     }
     let sets = lists.iter().rev().map(|(list, paths)| {
-        let mut marked = vec![false; all.len()];
-        paths.iter().for_each(|path| marked[numbers[path]] = true);
+        let mut members = vec![false; all.len()];
+        paths.iter().for_each(|path| members[numbers[path]] = true);
         let number = list_name(list).map_or(1, |(_, number)| number);
-        Set { size: paths.len(), number, members: |set| Members::Marked(set.marked.clone()), marked }
+        Set { size: paths.len(), number, members }
     });
     let sets = sets.collect();
     Ok((Items::Paths(all), sets))
@@ -243,10 +232,11 @@ fn write_features(root: &Path, names: &[String], rows: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Whether each image is in the noise list.
-fn noise(list: &Option<PathBuf>, names: &[String]) -> Result<Vec<bool>> {
-    let noises = list.as_deref().map_or(Ok(HashSet::new()), devkit::read_noise_list)?;
-    Ok(names.iter().map(|name| devkit::is_noise(&noises, name)).collect())
+/// Whether each image is in the noise list; none is where there is no list.
+fn noise(list: &Option<PathBuf>, items: &Items) -> Result<Vec<bool>> {
+    let Some(list) = list else { return Ok(vec![false; items.count()]) };
+    let noises = devkit::read_noise_list(list)?;
+    Ok(items.names()?.iter().map(|name| devkit::is_noise(&noises, name)).collect())
 }
 
 fn report(arguments: &MegafaceArguments, sets: &[Set], raw: &[Rates], refined: &[Rates]) -> Result<()> {

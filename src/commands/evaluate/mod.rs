@@ -2,12 +2,17 @@
 
 mod lfw;
 mod megaface;
+mod reid;
+
+use std::path::Path;
 
 use crate::checkpoint;
-use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments};
-use crate::config::Config;
+use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
+use crate::comm::Comm;
+use crate::config::{Config, DataKind};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::eval::Embedder;
 use crate::task;
 
 pub fn run(arguments: &EvaluateArguments) -> Result<()> {
@@ -15,7 +20,25 @@ pub fn run(arguments: &EvaluateArguments) -> Result<()> {
         None => test_set(&arguments.test_set),
         Some(EvaluateCommand::Megaface(arguments)) => megaface::run(arguments),
         Some(EvaluateCommand::Lfw(arguments)) => lfw::run(arguments),
+        Some(EvaluateCommand::Reid(arguments)) => reid::run(arguments),
     }
+}
+
+/// CPU threads of this rank, which libtorch gets, too: as wanted, or this rank's share of the node's cores.
+fn threads(machine: &MachineArguments, comm: &Comm) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = machine.threads.map_or((cores / comm.local().1).max(1), usize::from);
+    tch::set_num_threads(threads as i32);
+    threads
+}
+
+/// A checkpoint's network, computing with so many threads.
+fn embedder(path: &Path, kind: DataKind, machine: &MachineArguments, threads: usize) -> Result<Embedder> {
+    Embedder::open(path, kind, |run| {
+        machine.adjust(run);
+        run.threads = threads;
+        run.loader_threads = threads;
+    })
 }
 
 fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {

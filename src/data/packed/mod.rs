@@ -14,6 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use hdf5::types::VarLenUnicode;
+use image::RgbImage;
 use memmap2::{Mmap, MmapOptions};
 
 use super::{Images, decode};
@@ -33,6 +34,9 @@ pub enum Store {
     Raw,
     /// JPEG files of the data set's size.
     Jpeg,
+    /// Image files as they were in the source, each of its own size: only people are packed so.
+    #[value(skip)]
+    Files,
 }
 
 impl Store {
@@ -40,17 +44,34 @@ impl Store {
         match self {
             Store::Raw => "raw",
             Store::Jpeg => "jpeg",
+            Store::Files => "files",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Store> {
-        [Store::Raw, Store::Jpeg].into_iter().find(|store| store.name() == name)
+        [Store::Raw, Store::Jpeg, Store::Files].into_iter().find(|store| store.name() == name)
     }
+}
+
+/// Which part of a re-identification benchmark an image belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    Train = 0,
+    Query = 1,
+    Gallery = 2,
+}
+
+/// Camera and split of each image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    pub cameras: Vec<u32>,
+    pub splits: Vec<Split>,
 }
 
 /// A packed file. Names stay in the file until they are asked for.
 pub struct Packed {
     path: PathBuf,
+    /// (0, 0): each image has its own.
     size: (usize, usize),
     store: Store,
     bytes: Mmap,
@@ -59,6 +80,7 @@ pub struct Packed {
     crc32: Vec<u32>,
     labels: Vec<u32>,
     identities: Vec<String>,
+    places: Option<Places>,
 }
 
 impl Packed {
@@ -76,16 +98,17 @@ impl Packed {
         let hdf5 = hdf5_file::open(path)?;
         hdf5_file::check_kind(&hdf5, FILETYPE, VERSION, "a packed data set")?;
 
+        let name = text(&hdf5, "store")?;
+        let store = Store::from_name(&name).ok_or_else(|| format!("this amlfs can't read images stored as {name}"))?;
         let side = |name| -> Outcome<usize> {
             let attribute = hdf5.attr(name).map_err(|_| format!("damaged: it has no attribute {name}"))?;
             // more would be no image, and could overflow
-            match attribute.read_scalar::<u64>()? {
-                side @ 1..=0xFFFF => Ok(side as usize),
-                side => Err(format!("damaged: its {name} is {side}").into()),
+            match (attribute.read_scalar::<u64>()?, store) {
+                (0, Store::Files) => Ok(0),
+                (side @ 1..=0xFFFF, Store::Raw | Store::Jpeg) => Ok(side as usize),
+                (side, _) => Err(format!("damaged: its {name} is {side}").into()),
             }
         };
-        let name = text(&hdf5, "store")?;
-        let store = Store::from_name(&name).ok_or_else(|| format!("this amlfs can't read images stored as {name}"))?;
 
         let dataset = dataset(&hdf5, "bytes")?;
         let here = dataset.dtype()?.is::<u8>() && dataset.offset() == Some(range.start);
@@ -105,6 +128,7 @@ impl Packed {
             crc32: column(&hdf5, "crc32")?,
             labels: column(&hdf5, "label")?,
             identities: texts(&hdf5, "identity")?,
+            places: places(&hdf5)?,
         };
         packed.check_columns(self::dataset(&hdf5, "name")?.size())?;
         Ok(packed)
@@ -122,6 +146,12 @@ impl Packed {
                 self.crc32.len()
             )
             .into());
+        }
+        if let Some(Places { cameras, splits }) = &self.places
+            && (cameras.len() != count || splits.len() != count)
+        {
+            let (cameras, splits) = (cameras.len(), splits.len());
+            return Err(format!("damaged: {count} labels, but {cameras} cameras and {splits} splits").into());
         }
         let covered = self.offsets[0] == 0 && self.offsets[count] == self.bytes.len() as u64;
         if !covered || !self.offsets.is_sorted() {
@@ -149,6 +179,11 @@ impl Packed {
         &self.identities
     }
 
+    /// Cameras and splits, of people only.
+    pub fn places(&self) -> Option<&Places> {
+        self.places.as_ref()
+    }
+
     /// Name of image `index`: its path below the source's root, or its record's key. Opens the file anew; all names at
     /// once are `names`.
     ///
@@ -170,7 +205,7 @@ impl Packed {
         names().map_err(|Cause(text)| Error::file(&self.path, text))
     }
 
-    /// Image `index` as it is stored: raw pixels or a JPEG file.
+    /// Image `index` as it is stored: raw pixels or an image file.
     ///
     /// Errors: damaged (names file and image).
     pub fn stored(&self, index: usize) -> Result<&[u8]> {
@@ -181,17 +216,47 @@ impl Packed {
         }
     }
 
+    /// Image `index` in its own size.
+    ///
+    /// Errors: damaged (names file and image).
+    pub fn image(&self, index: usize) -> Result<RgbImage> {
+        let stored = self.stored(index)?;
+        match self.store {
+            Store::Raw => RgbImage::from_raw(self.size.1 as u32, self.size.0 as u32, stored.to_vec())
+                .ok_or_else(|| self.image_error(index, "has not as many bytes as pixels")),
+            Store::Jpeg | Store::Files => decode::any(stored).map_err(|why| self.image_error(index, &why)),
+        }
+    }
+
     fn image_len(&self) -> usize {
         self.size.0 * self.size.1 * 3
     }
 
-    fn image_error(&self, index: usize, why: &str) -> Error {
+    pub(super) fn image_error(&self, index: usize, why: &str) -> Error {
         // without a name the number must do
         let name = self.name(index).map(|name| format!(" ({name})")).unwrap_or_default();
         Error::file(&self.path, format!("image {index}{name}: {why}"))
     }
 }
 
+/// Both columns or none.
+fn places(file: &hdf5::File) -> Outcome<Option<Places>> {
+    match (file.link_exists("camera"), file.link_exists("split")) {
+        (false, false) => return Ok(None),
+        (true, true) => {}
+        _ => return Err("damaged: of the data sets camera and split it has one".into()),
+    }
+    let split = |number: &u8| match number {
+        0 => Ok(Split::Train),
+        1 => Ok(Split::Query),
+        2 => Ok(Split::Gallery),
+        _ => Err(format!("damaged: it has an image of split {number}; there are 0, 1 and 2")),
+    };
+    let splits = column::<u8>(file, "split")?.iter().map(split).collect::<std::result::Result<_, _>>()?;
+    Ok(Some(Places { cameras: column(file, "camera")?, splits }))
+}
+
+/// Images of a size of their own can't be read so: `Resized` gives them one.
 impl Images for Packed {
     fn count(&self) -> usize {
         self.labels.len()
@@ -211,6 +276,9 @@ impl Images for Packed {
             Store::Raw => pixels.copy_from_slice(stored),
             Store::Jpeg => {
                 decode::jpeg_into(stored, self.size, pixels).map_err(|why| self.image_error(index, &why))?;
+            }
+            Store::Files => {
+                return Err(Error::file(&self.path, "its images have sizes of their own: it holds people, not faces"));
             }
         }
         Ok(())

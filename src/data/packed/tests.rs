@@ -16,14 +16,15 @@ const SIZE: (usize, usize) = (4, 6);
 fn content(store: Store) -> (Content, Vec<u8>) {
     let image = |value: u8| match store {
         Store::Raw => vec![value; SIZE.0 * SIZE.1 * 3],
-        Store::Jpeg => {
+        Store::Jpeg | Store::Files => {
             let pixels = image::RgbImage::from_pixel(SIZE.1 as u32, SIZE.0 as u32, image::Rgb([value; 3]));
             decode::to_jpeg(&pixels).unwrap()
         }
     };
     let images = [image(10), image(100), image(200)];
+    let people = store == Store::Files;
     let content = Content {
-        size: SIZE,
+        size: if people { (0, 0) } else { SIZE },
         store,
         source: "made up".into(),
         date: "2026-01-02T03:04:05Z".into(),
@@ -32,6 +33,8 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         labels: vec![0, 1, 1],
         names: ["ä/1.png", "b/2.png", "b/3.png"].map(String::from).to_vec(),
         identities: ["ä", "b"].map(String::from).to_vec(),
+        places: people
+            .then(|| Places { cameras: vec![1, 1, 6], splits: vec![Split::Train, Split::Query, Split::Gallery] }),
     };
     (content, images.concat())
 }
@@ -84,6 +87,59 @@ fn what_is_written_is_read() {
         }
         // neither the temporary file nor anything else is left
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn files_are_kept_with_camera_and_split_and_have_no_common_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = packed(&dir, Store::Files);
+    let packed = Packed::open(&path).unwrap();
+    let (content, bytes) = content(Store::Files);
+    assert_eq!((packed.count(), packed.size(), packed.store()), (3, (0, 0), Store::Files));
+    assert_eq!(packed.places(), content.places.as_ref());
+    let stored: Vec<u8> = (0..3).flat_map(|index| packed.stored(index).unwrap().to_vec()).collect();
+    assert_eq!(stored, bytes);
+    assert_eq!(packed.image(1).unwrap().dimensions(), (SIZE.1 as u32, SIZE.0 as u32));
+    let error = packed.read(1, &mut []).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: its images have sizes of their own: it holds people, not faces", path.display()));
+}
+
+#[test]
+fn images_of_any_store_are_decoded_in_their_size() {
+    for store in [Store::Raw, Store::Jpeg] {
+        let dir = tempfile::tempdir().unwrap();
+        let packed = Packed::open(&packed(&dir, store)).unwrap();
+        assert_eq!(packed.places(), None);
+        let mut pixels = vec![0; SIZE.0 * SIZE.1 * 3];
+        packed.read(2, &mut pixels).unwrap();
+        assert_eq!(packed.image(2).unwrap().into_raw(), pixels);
+    }
+}
+
+#[test]
+fn contradictions_between_cameras_and_splits_are_refused() {
+    let (good, bytes) = content(Store::Files);
+    let mut bad = good.clone();
+    bad.places.as_mut().unwrap().cameras.pop();
+    assert!(open_unverified(&bad, &bytes).ends_with("damaged: 3 labels, but 2 cameras and 3 splits"));
+    let mut bad = good.clone();
+    bad.size = (4, 0);
+    assert!(open_unverified(&bad, &bytes).ends_with("damaged: its height is 4"));
+    for (name, edit) in [
+        ("of the data sets camera and split it has one", (|file| file.unlink("split")) as fn(&hdf5::File) -> _),
+        ("of the data sets camera and split it has one", |file| file.unlink("camera")),
+        ("an image of split 3; there are 0, 1 and 2", |file| file.dataset("split")?.write_raw(&[0u8, 3, 1])),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("packed.h5");
+        let Ok(range) = write_hdf5(&path, &good) else { panic!("can't write") };
+        let file = hdf5::File::open_rw(&path).unwrap();
+        edit(&file).unwrap();
+        file.close().unwrap();
+        assert!(fill(&path, &range, &part(&dir, &bytes)).is_ok() && seal(&path, &range).is_ok());
+        let error = Packed::open(&path).err().unwrap().to_string();
+        assert!(error.ends_with(name), "{error}");
     }
 }
 
@@ -233,11 +289,11 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
         in_images in prop::bool::weighted(0.3),
-        jpeg in any::<bool>(),
+        store in prop::sample::select(vec![Store::Raw, Store::Jpeg, Store::Files]),
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("packed.h5");
-        let mut file = original(jpeg).clone();
+        let mut file = original(store).clone();
         let images = images_of(&file);
         for (index, value) in changes {
             let at = if in_images { images.start + index.index(images.len()) } else { index.index(file.len()) };
@@ -250,7 +306,7 @@ proptest! {
         if let Ok(packed) = Packed::open(&path) {
             let mut pixels = vec![0; SIZE.0 * SIZE.1 * 3];
             for index in 0..packed.count() {
-                let _ = packed.read(index, &mut pixels);
+                let _ = (packed.read(index, &mut pixels), packed.image(index));
             }
         }
     }
@@ -260,10 +316,10 @@ fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000)
 }
 
-fn original(jpeg: bool) -> &'static Vec<u8> {
-    static FILES: [std::sync::OnceLock<Vec<u8>>; 2] = [const { std::sync::OnceLock::new() }; 2];
-    FILES[jpeg as usize].get_or_init(|| {
+fn original(store: Store) -> &'static Vec<u8> {
+    static FILES: [std::sync::OnceLock<Vec<u8>>; 3] = [const { std::sync::OnceLock::new() }; 3];
+    FILES[store as usize].get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        fs::read(packed(&dir, if jpeg { Store::Jpeg } else { Store::Raw })).unwrap()
+        fs::read(packed(&dir, store)).unwrap()
     })
 }

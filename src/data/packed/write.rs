@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 
-use super::{FILETYPE, Images, Packed, Store, VERSION};
+use super::{FILETYPE, Images, Packed, Places, Store, VERSION};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
 
 /// A packed file but for the images' bytes. `lengths`, `crc32`, `labels` and `names` have an element per image.
 #[derive(Clone, Debug)]
 pub struct Content {
-    /// Height and width in pixels.
+    /// Height and width in pixels; (0, 0) with `Store::Files`.
     pub size: (usize, usize),
     pub store: Store,
     /// Where the images come from, for people.
@@ -27,6 +27,8 @@ pub struct Content {
     pub names: Vec<String>,
     /// Names by label.
     pub identities: Vec<String>,
+    /// Of people only.
+    pub places: Option<Places>,
 }
 
 /// Writes a packed file with the images of `bytes`, one after the other and nothing else, so that `path` is at any time
@@ -79,6 +81,12 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
     write_texts(&file, "name", &content.names, "each image's path below the source's root, or its record's key")?;
     write_texts(&file, "identity", &content.identities, "name of each identity, by label")?;
 
+    if let Some(Places { cameras, splits }) = &content.places {
+        let splits: Vec<u8> = splits.iter().map(|&split| split as u8).collect();
+        write_column(&file, "camera", cameras, "1", "number of the camera that took each image")?;
+        write_column(&file, "split", &splits, "1", "0: image to train on, 1: query, 2: gallery")?;
+    }
+
     let total = offsets[offsets.len() - 1];
     let long_name = "the images, one after the other, as the attribute store says";
     let offset = hdf5_file::reserve::<u8>(&file, "bytes", &[total as usize], "1", long_name)?;
@@ -95,6 +103,7 @@ fn verify(path: &Path, content: &Content) -> Result<()> {
         && packed.crc32 == content.crc32
         && packed.labels == content.labels
         && packed.identities == content.identities
+        && packed.places == content.places
         && packed.names()? == content.names;
     if !same {
         return Err(Error::failed("it gave something else"));

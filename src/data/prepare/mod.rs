@@ -2,6 +2,7 @@
 
 mod folder;
 mod journal;
+mod market;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,13 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::decode;
-use super::packed::{self, Content, Store};
+use super::packed::{self, Content, Split, Store};
 use crate::error::{Error, Result};
 use crate::hdf5_file::with_suffix;
 use journal::{Entry, Journal};
 
 pub use folder::Folder;
+pub use market::Market;
 pub use records::Records;
 
 /// Images that a worker may be ahead of the writer.
@@ -42,6 +44,11 @@ pub trait Source: Sync {
     /// The identity's name: what `Options::exclude` lists and the column `identity` says.
     fn identity(&self, number: u32) -> String;
 
+    /// Camera and split of image `index`; of people only, then of every image.
+    fn place(&self, _index: usize) -> Option<(u32, Split)> {
+        None
+    }
+
     /// What lies in the source but is no image of an identity: (name, why).
     fn ignored(&self) -> &[(String, String)] {
         &[]
@@ -55,7 +62,7 @@ pub trait Source: Sync {
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Height and width in pixels.
+    /// Height and width in pixels; (0, 0) with `Store::Files`.
     pub size: (usize, usize),
     pub store: Store,
     /// Names of identities to leave out.
@@ -233,6 +240,8 @@ fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Co
         Store::Jpeg if fits && decode::is_jpeg(&bytes) => Ok(bytes),
         Store::Jpeg => decode::to_jpeg(&decode::fit(image, options.size)).map(Cow::Owned),
         Store::Raw => Ok(Cow::Owned(decode::fit(image, options.size).into_raw())),
+        // decoded only to find the damaged ones
+        Store::Files => Ok(bytes),
     }
 }
 
@@ -261,6 +270,7 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
         labels: Vec::new(),
         names: Vec::new(),
         identities: usable.iter().map(|&identity| source.identity(identity)).collect(),
+        places: None,
     };
     for (index, entry) in entries.iter().enumerate() {
         match entry {
@@ -269,6 +279,11 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
                 content.crc32.push(*crc32);
                 content.labels.push(labels[identity]);
                 content.names.push(source.name(index));
+                if let Some((camera, split)) = source.place(index) {
+                    let places = content.places.get_or_insert_default();
+                    places.cameras.push(camera);
+                    places.splits.push(split);
+                }
             }
             Entry::Excluded { .. } => report.excluded_images += 1,
             Entry::Skipped { reason, .. } => report.skipped.push((source.name(index), reason.clone())),

@@ -1,0 +1,41 @@
+//! Packs data sets into single files.
+
+mod faces;
+mod glyphs;
+mod market_tree;
+mod reid;
+
+use std::path::Path;
+
+use crate::cli::PrepareCommand;
+use crate::data::{PrepareOptions, Report, Source, prepare};
+use crate::error::Result;
+use crate::terminal;
+
+pub fn run(command: &PrepareCommand) -> Result<()> {
+    match command {
+        PrepareCommand::Faces(arguments) => faces::run(arguments),
+        PrepareCommand::Reid(arguments) => reid::run(arguments),
+        PrepareCommand::Glyphs(arguments) => glyphs::run(arguments),
+    }
+}
+
+/// `prepare` with a progress bar.
+fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<Report> {
+    let bar = terminal::bar(source.count() as u64, 0);
+    bar.set_message("images");
+    let report = prepare(source, options, out, &mut |done, _| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn print_skipped(report: &Report, out: &Path) {
+    if !report.skipped.is_empty() {
+        terminal::line(&format!(
+            "skipped: {} files, {} of them images that can't be decoded; listed in {}.skipped.csv",
+            report.skipped.len(),
+            report.undecodable,
+            out.display()
+        ));
+    }
+}

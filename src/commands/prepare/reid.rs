@@ -1,0 +1,38 @@
+//! Market-1501 or DukeMTMC-reID as a packed file.
+
+use std::collections::HashSet;
+
+use super::{packed, print_skipped};
+use crate::cli::PrepareReidArguments;
+use crate::data::{Market, Persons, PrepareOptions, Store};
+use crate::error::Result;
+use crate::terminal;
+
+pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
+    let market = Market::open(&arguments.source)?;
+    for difference in market.differences() {
+        log::warn!("{difference}");
+    }
+    // each image keeps its size
+    let mut options = PrepareOptions::new((0, 0), Store::Files, arguments.source.display().to_string());
+    options.max_skipped = arguments.max_skipped;
+    options.threads = arguments.threads.map_or(options.threads, Into::into);
+    let report = packed(&market, &options, &arguments.out)?;
+
+    let Persons { train, query, gallery, ids, .. } = Persons::open(&arguments.out)?;
+    // (images, people) without distractors
+    let people = |part: &[u32]| {
+        let known: Vec<i64> = part.iter().map(|&index| ids[index as usize]).filter(|&id| id != 0).collect();
+        (known.len(), known.iter().collect::<HashSet<_>>().len())
+    };
+    terminal::line(&format!("{}: {} images", arguments.out.display(), report.images));
+    for (name, part) in [("to train on", &train), ("queries", &query), ("gallery", &gallery)] {
+        let (images, people) = people(part);
+        let distractors = part.len() - images;
+        let distractors = if distractors > 0 { format!(", and {distractors} distractors") } else { String::new() };
+        terminal::line(&format!("{name}: {images} images of {people} people{distractors}"));
+    }
+    terminal::line(&format!("left out: {} images of nobody (-1)", market.junk()));
+    print_skipped(&report, &arguments.out);
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Packed images of any size, brought to one: people, whose boxes differ in size and shape.
+
+use std::sync::Arc;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use super::{Images, Packed};
+use crate::error::Result;
+
+/// Images stretched or squeezed to `size`, whatever their shape: torchvision's `Resize((height, width))`.
+pub struct Resized {
+    pub packed: Arc<Packed>,
+    /// Height and width.
+    pub size: (usize, usize),
+}
+
+impl Images for Resized {
+    fn count(&self) -> usize {
+        self.packed.count()
+    }
+
+    fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.packed.label(index)
+    }
+
+    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
+        resize(&self.packed.image(index)?, self.size, pixels);
+        Ok(())
+    }
+}
+
+/// The image as RGB bytes [height, width, 3]: bilinear with antialiasing, as PIL does it.
+pub fn resize(image: &RgbImage, (height, width): (usize, usize), pixels: &mut [u8]) {
+    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3);
+    let target = Image::from_slice_u8(width as u32, height as u32, pixels, PixelType::U8x3);
+    let (source, mut target) = source.and_then(|source| Ok((source, target?))).expect("as many bytes as pixels");
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new().resize(&source, &mut target, &options).expect("both are RGB");
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+
+    fn pattern(height: u32, width: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            let blue = (x / 3 + y / 2) % 2 * 255;
+            Rgb([x * 7 + y * 3, x * x + y * 5, blue].map(|value| value as u8))
+        })
+    }
+
+    fn resized(image: &RgbImage, size: (usize, usize)) -> Vec<u8> {
+        let mut pixels = vec![0; 3 * size.0 * size.1];
+        resize(image, size, &mut pixels);
+        pixels
+    }
+
+    // Pillow 13.0.0:
+    // image = Image.new("RGB", (9, 13))
+    // image.putdata([((x*7 + y*3) % 256, (x*x + y*5) % 256, 255*((x//3 + y//2) % 2)) for y in range(13) for x in range(9)])
+    // list(image.resize((4, 6), Image.BILINEAR).tobytes()); (4, 5) to (6, 8) likewise
+    #[rustfmt::skip]
+    const SMALLER: [u8; 72] = [
+        8, 5, 47, 22, 13, 153, 38, 31, 153, 52, 56, 47, 14, 15, 182, 28, 23, 110, 44, 41, 110, 58, 66, 182, 21, 25,
+        76, 35, 33, 144, 51, 51, 144, 65, 76, 76, 27, 37, 170, 41, 45, 114, 57, 63, 114, 71, 88, 170, 34, 47, 100, 48,
+        55, 136, 64, 73, 136, 78, 98, 100, 40, 57, 156, 54, 65, 118, 70, 83, 118, 84, 108, 156,
+    ];
+    #[rustfmt::skip]
+    const LARGER: [u8; 144] = [
+        0, 0, 0, 4, 1, 0, 8, 2, 0, 13, 3, 0, 18, 7, 128, 21, 9, 255, 1, 2, 0, 5, 3, 0, 9, 4, 0, 14, 5, 0, 19, 9, 128,
+        22, 11, 255, 3, 5, 16, 7, 6, 16, 11, 7, 16, 16, 8, 16, 21, 12, 128, 24, 14, 239, 5, 8, 175, 9, 9, 175, 13, 10,
+        175, 18, 11, 175, 23, 15, 128, 26, 17, 80, 7, 12, 255, 11, 13, 255, 15, 14, 255, 20, 15, 255, 25, 19, 128, 28,
+        21, 0, 9, 15, 255, 13, 16, 255, 17, 17, 255, 22, 18, 255, 27, 22, 128, 30, 24, 0, 11, 18, 112, 15, 19, 112,
+        19, 20, 112, 24, 21, 112, 29, 25, 128, 32, 27, 143, 12, 20, 0, 16, 21, 0, 20, 22, 0, 25, 23, 0, 30, 27, 128,
+        33, 29, 255,
+    ];
+
+    #[test]
+    fn images_are_resized_as_pillow_does_it() {
+        for (pixels, pillow) in
+            [(resized(&pattern(13, 9), (6, 4)), &SMALLER[..]), (resized(&pattern(5, 4), (8, 6)), &LARGER[..])]
+        {
+            let worst = pixels.iter().zip(pillow).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(pixels.len() == pillow.len() && worst <= 1, "{worst}: {pixels:?}");
+        }
+    }
+
+    #[test]
+    fn images_of_the_wanted_size_stay_as_they_are() {
+        let image = pattern(31, 17);
+        assert_eq!(resized(&image, (31, 17)), image.into_raw());
+    }
+}

@@ -1,0 +1,118 @@
+//! Person re-identification: a packed benchmark (`amlfs prepare reid`). Reward: mAP of held-out training identities, each
+//! camera's query against all their images, as Market-1501 defines it (docs/reid.md).
+
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
+
+use super::training::{Goal, Supervised, Training};
+use crate::comm::Comm;
+use crate::config::Config;
+use crate::data::{Balanced, Dataset, HeldOutByCamera, Images, Persons, Resized, add_label_noise, hold_out_by_camera};
+use crate::error::Result;
+use crate::eval::normalise_rows;
+use crate::eval::retrieval::{self, Metric, retrieve};
+use crate::model;
+use crate::train::{Normalisation, Trainer};
+
+/// ImageNet's, as torchvision's weights want it.
+pub const NORMALISATION: Normalisation =
+    Normalisation { mean: [123.675, 116.28, 103.53], deviation: [58.395, 57.12, 57.375] };
+
+/// Opens the packed file, holds identities out and builds the network on `devices`. Errors: data that can't be used.
+pub fn reid(config: &Config, devices: &[Device]) -> Result<Supervised> {
+    let settings = &config.data.reid;
+    let persons = Persons::open(config.data.path.as_deref().expect("checked with the configuration"))?;
+    let images: Arc<dyn Images> = Arc::new(Resized { packed: persons.packed.clone(), size: settings.size.into() });
+    let (identities, per_identity) = (settings.validation_identities, settings.validation_images);
+    let seed = config.run.seed;
+    let HeldOutByCamera { mut training, classes, query, gallery } =
+        hold_out_by_camera(&images, &persons.train, &persons.cameras, identities, per_identity, seed)?;
+    let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
+
+    let crop = settings.crop.into();
+    let (model, layout) = model::build(&config.model, crop, classes);
+    let trainer = Trainer::new(config, model.into(), &layout, NORMALISATION, devices);
+    let balanced = Balanced {
+        identities: config.train.batch_size / settings.images_per_identity,
+        images: settings.images_per_identity,
+        reading: settings.epoch,
+    };
+    let place = |image: &u32| gallery.binary_search(image).expect("queries are in the gallery") as i64;
+    let goal = Retrieve {
+        classes,
+        queries: query.iter().map(place).collect(),
+        validation: Part::new(&images, &persons, gallery),
+        query: Part::new(&images, &persons, persons.query.clone()),
+        gallery: Part::new(&images, &persons, persons.gallery.clone()),
+    };
+    let training = Training::new(config, training, trainer, NORMALISATION).cropped(crop).balanced(balanced)?;
+    Ok(Supervised { training, label_changes, goal: Box::new(goal) })
+}
+
+struct Retrieve {
+    classes: usize,
+    validation: Part,
+    /// Which of the validation images are queries; all of them are the gallery.
+    queries: Vec<i64>,
+    query: Part,
+    gallery: Part,
+}
+
+/// Images with what retrieval wants to know of them.
+struct Part {
+    images: Arc<Dataset>,
+    ids: Vec<i64>,
+    cameras: Vec<i64>,
+}
+
+impl Part {
+    fn new(images: &Arc<dyn Images>, persons: &Persons, indices: Vec<u32>) -> Part {
+        let of = |column: &[i64]| indices.iter().map(|&index| column[index as usize]).collect();
+        let (ids, cameras) = (of(&persons.ids), of(&persons.cameras));
+        Part { images: Arc::new(Dataset::part(images.clone(), indices)), ids, cameras }
+    }
+
+    fn with<'a>(&'a self, features: &'a Tensor) -> retrieval::Images<'a> {
+        retrieval::Images { features, ids: &self.ids, cameras: &self.cameras }
+    }
+}
+
+impl Goal for Retrieve {
+    fn describe(&self) -> String {
+        format!(
+            "{} identities; {} validation images with {} queries; {} test queries, {} gallery images",
+            self.classes,
+            self.validation.images.len(),
+            self.queries.len(),
+            self.query.images.len(),
+            self.gallery.images.len()
+        )
+    }
+
+    /// The trapezoid mAP, Market-1501's own, without mirror images.
+    fn reward(&self, training: &mut Training) -> Result<f64> {
+        // a network whose embeddings are zero or not finite has failed
+        let Ok(features) = normalise_rows(&training.embed(&self.validation.images, false)?, 0) else {
+            return Ok(f64::NAN);
+        };
+        let chosen = features.index_select(0, &Tensor::from_slice(&self.queries).to_device(features.device()));
+        let of = |column: &[i64]| self.queries.iter().map(|&query| column[query as usize]).collect::<Vec<_>>();
+        let (ids, cameras) = (of(&self.validation.ids), of(&self.validation.cameras));
+        let query = retrieval::Images { features: &chosen, ids: &ids, cameras: &cameras };
+        let (gallery, threads) = (self.validation.with(&features), training.config.run.threads);
+        Ok(retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, threads)?.map_trapezoid)
+    }
+
+    /// All queries against the whole gallery, with mirror images.
+    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
+        let query = normalise_rows(&training.embed(&self.query.images, true)?, 0)?;
+        let gallery = normalise_rows(&training.embed(&self.gallery.images, true)?, 0)?;
+        let (query, gallery) = (self.query.with(&query), self.gallery.with(&gallery));
+        let found = retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, training.config.run.threads)?;
+        let rank = |rank: usize| found.cmc.get(rank - 1).map(|&rate| (format!("rank{rank}"), rate));
+        let means = [("map", found.map), ("map_trapezoid", found.map_trapezoid), ("minp", found.minp)]
+            .map(|(name, mean)| (name.to_owned(), mean));
+        Ok([1, 5, 10].into_iter().filter_map(rank).chain(means).collect())
+    }
+}
