@@ -10,7 +10,7 @@ use amlfs::checkpoint;
 use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, text, wait};
 
-/// Epochs take a tenth of a second, the STOP file is looked for once a second: a run that has to be stopped is this long.
+/// An epoch takes a tenth of a second, and the STOP file is looked for once a second: epochs of a run to be stopped.
 const LONG: usize = 60;
 
 fn arguments(out: &Path, epochs: usize) -> Vec<String> {

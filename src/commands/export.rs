@@ -102,11 +102,10 @@ fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
         ("amlfs_config".to_owned(), checkpoint.info.config),
         ("epoch".to_owned(), checkpoint.epoch.to_string()),
     ]);
-    if arguments.out.exists() {
-        return Err(Error::file(&arguments.out, "exists already; remove it or choose another name"));
-    }
-    safetensors::serialize_to_file(views, Some(metadata), &arguments.out)
-        .map_err(|why| Error::file(&arguments.out, why))?;
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|why| Error::file(&arguments.out, why))?;
+    // not the library's own serialize_to_file: its files can be read by their owner only, and replace what is there
+    let write = || File::create_new(&arguments.out)?.write_all(&bytes);
+    write().map_err(|why| Error::file(&arguments.out, why))?;
     terminal::line(&format!("{}: {} tensors", arguments.out.display(), tensors.len()));
     Ok(())
 }

@@ -20,7 +20,8 @@ pub struct Batch {
 }
 
 /// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
-/// Images have the source's size, or the crop's with `augment`. Dropping the iterator ends its threads. Items are errors where an image is damaged.
+/// Images have the source's size, or the crop's with `augment`. Items are errors where an image is damaged. Dropping the
+/// iterator ends its threads.
 pub fn batches(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,

@@ -39,8 +39,9 @@ impl Head {
     }
 
     /// features [N, D], weights [C, D], labels [N] i64 below C. The loss is the sum over these N examples divided by
-    /// `examples`: N, the size of the whole batch that the N are a part of, or that divided by the loss's share. Exact gradient of -log tau(softmax(z)_y) with
-    /// the target logit z_y = s t(cos theta_y), up to the weights' clamp (`Unified`). f32 or f64 throughout.
+    /// `examples`: N, the size of the whole batch that the N are a part of, or that divided by the loss's share. Exact
+    /// gradient of -log tau(softmax(z)_y) with the target logit z_y = s t(cos theta_y), up to the weights' clamp
+    /// (`Unified`). f32 or f64 throughout.
     pub fn gradient(
         &self,
         loss: &dyn Loss,
