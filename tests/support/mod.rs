@@ -46,10 +46,10 @@ pub fn mpirun_program(ranks: usize, program: &Path) -> Command {
     command
 }
 
-/// Runs to the end, at most two minutes.
+/// Runs to the end, at most five minutes.
 pub fn finish(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    wait(child, Duration::from_secs(120))
+    wait(child, Duration::from_secs(300))
 }
 
 /// Waits for the end of a process; panics, and kills it, if it takes longer.
