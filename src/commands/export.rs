@@ -15,6 +15,7 @@ use crate::config::DataKind;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
 use crate::error::{Error, Result};
 use crate::eval::Embedder;
+use crate::hdf5_file::{self, Cause, Outcome};
 use crate::terminal;
 
 /// Images embedded at once.
@@ -74,7 +75,7 @@ fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
         let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
         writer.extend(values)?;
         writer.finish()?;
-        let mut list = BufWriter::new(File::create(crate::hdf5_file::with_suffix(path, ".names.txt"))?);
+        let mut list = BufWriter::new(File::create(hdf5_file::with_suffix(path, ".names.txt"))?);
         names.iter().try_for_each(|name| writeln!(list, "{name}"))?;
         list.flush()
     };
@@ -102,10 +103,20 @@ fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
         ("amlfs_config".to_owned(), checkpoint.info.config),
         ("epoch".to_owned(), checkpoint.epoch.to_string()),
     ]);
+    if arguments.out.exists() {
+        return Err(Error::file(&arguments.out, "exists already; remove it or choose another name"));
+    }
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|why| Error::file(&arguments.out, why))?;
-    // not the library's own serialize_to_file: its files can be read by their owner only, and replace what is there
-    let write = || File::create_new(&arguments.out)?.write_all(&bytes);
-    write().map_err(|why| Error::file(&arguments.out, why))?;
+    // not the library's own serialize_to_file: only their owner can read its files
+    let temporary = hdf5_file::with_suffix(&arguments.out, ".tmp");
+    let write = || -> Outcome<()> {
+        std::fs::write(&temporary, &bytes)?;
+        hdf5_file::sync_and_rename(&temporary, &arguments.out)
+    };
+    write().map_err(|Cause(why)| {
+        let _ = std::fs::remove_file(&temporary);
+        Error::file(&arguments.out, why)
+    })?;
     terminal::line(&format!("{}: {} tensors", arguments.out.display(), tensors.len()));
     Ok(())
 }
