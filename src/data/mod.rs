@@ -1,42 +1,23 @@
 //! Images and labels: where they come from, how they are split, and how batches of them reach the training loop.
 
-mod augment;
-mod cifar;
+mod batches;
 mod dataset;
 pub mod decode;
-mod embeddings;
-mod files;
-mod glyph_images;
-mod glyphs;
-mod identities;
-mod identities_by_camera;
-mod labelled_features;
-mod loader;
-pub mod npy;
+mod label_noise;
 mod packed;
-mod persons;
-mod prepare;
-pub mod recordio;
-mod resized;
-mod sampler;
+pub mod prepare;
+mod sources;
+mod splits;
+pub mod stored_features;
 
-pub use augment::Augment;
-pub use cifar::Cifar10;
-pub use dataset::{Dataset, LabelChange, add_label_noise, stratified_split};
-pub use embeddings::{Embeddings, EmbeddingsWriter};
-pub use files::{Encoded, EncodedImages};
-pub use glyph_images::GlyphImages;
-pub use glyphs::Glyphs;
-pub use identities::{HeldOut, hold_out_identities};
-pub use identities_by_camera::{HeldOutByCamera, hold_out_by_camera};
-pub use labelled_features::LabelledFeatures;
-pub use loader::{Batch, batches};
+pub use batches::{Augment, Balanced, Batch, batches, shuffled};
+pub use dataset::Dataset;
+pub use label_noise::{LabelChange, add_label_noise};
 pub use packed::{Packed, Places, Split, Store};
-pub use persons::Persons;
-pub use prepare::{Folder, Market, Options as PrepareOptions, Records, Report, Source, prepare};
-pub use recordio::RecordIo;
-pub use resized::{Resized, resize};
-pub use sampler::{Balanced, shuffled};
+pub use prepare::{FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, Records, Report, Source, prepare};
+pub use sources::{Cifar10, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, resize};
+pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
+pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};
 
 use crate::error::Result;
 

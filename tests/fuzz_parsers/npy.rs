@@ -1,4 +1,4 @@
-use amlfs::data::npy;
+use amlfs::data::stored_features::npy;
 use npyz::WriterBuilder;
 use proptest::collection::vec;
 use proptest::prelude::*;

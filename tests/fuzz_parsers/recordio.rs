@@ -1,4 +1,4 @@
-use amlfs::data::recordio::Layout;
+use amlfs::data::prepare::recordio::Layout;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

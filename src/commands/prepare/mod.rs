@@ -2,7 +2,6 @@
 
 mod faces;
 mod glyphs;
-mod market_tree;
 mod reid;
 
 use std::path::Path;

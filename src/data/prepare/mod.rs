@@ -1,8 +1,11 @@
 //! Packs the images of a source into one file (docs/format.md). A run that was killed goes on where it was.
 
+mod face_tree;
 mod folder;
 mod journal;
 mod market;
+mod market_tree;
+pub mod recordio;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -14,14 +17,16 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
-use super::decode;
-use super::packed::{self, Content, Split, Store};
+use crate::data::decode;
+use crate::data::packed::{self, Content, Split, Store};
 use crate::error::{Error, Result};
 use crate::hdf5_file::with_suffix;
 use journal::{Entry, Journal};
 
+pub use face_tree::FaceTree;
 pub use folder::Folder;
 pub use market::Market;
+pub use market_tree::MarketTree;
 pub use records::Records;
 
 /// Images that a worker may be ahead of the writer.

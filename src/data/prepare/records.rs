@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Source;
-use crate::data::RecordIo;
+use super::recordio::RecordIo;
 use crate::error::Result;
 
 /// Images and labels of a `train.rec`, with the identities' names where `train.lst` tells them.

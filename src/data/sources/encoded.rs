@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Images, decode};
+use crate::data::{Images, decode};
 use crate::error::{Error, Result};
 
 /// JPEG, PNG and PNM images, brought to one size as `prepare` does it.

@@ -9,7 +9,6 @@ use rand::RngExt;
 use crate::data::{Glyphs, decode, resize};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, rng};
-use crate::terminal;
 
 const CAMERAS: usize = 6;
 /// Of `Glyphs`.
@@ -29,10 +28,10 @@ pub struct MarketTree {
 
 impl MarketTree {
     /// Writes bounding_box_train, query and bounding_box_test below `out`. Besides, the gallery has a distractor (person
-    /// 0) and an image of junk (-1) for every ten images, of other glyphs, and Thumbs.db.
+    /// 0) and an image of junk (-1) for every ten images, of other glyphs, and Thumbs.db. `progress` hears how many identities are done.
     ///
     /// Errors: a file that can't be written; fewer than two images of each identity; more glyphs than there are.
-    pub fn write(&self, out: &Path) -> Result<()> {
+    pub fn write(&self, out: &Path, progress: &mut dyn FnMut(usize)) -> Result<()> {
         let to_train = self.identities / 2;
         // distractors, and as many images of junk
         let others = ((self.identities - to_train) * self.images / 10).max(1);
@@ -53,8 +52,6 @@ impl MarketTree {
             let name = format!("{person}_c{}s1_{number:06}_00.jpg", camera + 1);
             painter.write(&out.join(directory).join(name), class, camera, number)
         };
-        let bar = terminal::bar(self.identities as u64, 0);
-        bar.set_message("identities");
         for identity in 0..self.identities {
             let person = format!("{:04}", identity + 1);
             // with few images, too, all cameras see someone
@@ -68,7 +65,7 @@ impl MarketTree {
                     write("query", &person, identity, camera(turn), self.images + turn)?;
                 }
             }
-            bar.inc(1);
+            progress(identity + 1);
         }
         for other in 0..2 * others {
             let person = if other < others { "0000" } else { "-1" };
@@ -77,7 +74,6 @@ impl MarketTree {
         }
         let thumbs = out.join("bounding_box_test/Thumbs.db");
         fs::write(&thumbs, b"no image").map_err(|why| Error::file(&thumbs, why))?;
-        bar.finish_and_clear();
         Ok(())
     }
 
@@ -174,7 +170,7 @@ mod tests {
     #[test]
     fn a_tree_has_markets_form() {
         let directory = tempfile::tempdir().unwrap();
-        TREE.write(directory.path()).unwrap();
+        TREE.write(directory.path(), &mut |_| {}).unwrap();
         let [train, query, gallery] =
             ["bounding_box_train", "query", "bounding_box_test"].map(|name| names(&directory.path().join(name)));
         assert_eq!((train.len(), query.len(), gallery.len()), (6 * 9, 6 * 6, 6 * 9 + 5 + 5 + 1));
@@ -190,7 +186,7 @@ mod tests {
         assert_eq!(cameras.len(), 6);
         // a second writing gives the same files
         let again = tempfile::tempdir().unwrap();
-        TREE.write(again.path()).unwrap();
+        TREE.write(again.path(), &mut |_| {}).unwrap();
         let file = "query/0008_c2s1_000009_00.jpg";
         assert_eq!(fs::read(directory.path().join(file)).unwrap(), fs::read(again.path().join(file)).unwrap());
     }
@@ -198,7 +194,7 @@ mod tests {
     #[test]
     fn trees_that_cannot_be_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let error = |tree: MarketTree| tree.write(directory.path()).unwrap_err().to_string();
+        let error = |tree: MarketTree| tree.write(directory.path(), &mut |_| {}).unwrap_err().to_string();
         let expected = "--images must be at least 2 for --layout market: a query and its match";
         assert_eq!(error(MarketTree { images: 1, ..TREE }), expected);
         let expected = "--identities and distractors are 110000 glyphs; there are 100000";
@@ -234,7 +230,7 @@ mod tests {
     #[test]
     fn a_packed_tree_has_its_images_people_cameras_and_splits() {
         let directory = tempfile::tempdir().unwrap();
-        TREE.write(&directory.path().join("tree")).unwrap();
+        TREE.write(&directory.path().join("tree"), &mut |_| {}).unwrap();
         let (market, report) = packed(directory.path(), 0.0).unwrap();
         assert_eq!((report.images, report.identities, market.junk()), (54 + 36 + 54 + 5, 13, 5));
         assert!(report.skipped.is_empty() && report.empty.is_empty());
@@ -267,7 +263,7 @@ mod tests {
     #[test]
     fn a_packed_tree_is_trained_on_in_another_size() {
         let directory = tempfile::tempdir().unwrap();
-        TREE.write(&directory.path().join("tree")).unwrap();
+        TREE.write(&directory.path().join("tree"), &mut |_| {}).unwrap();
         packed(directory.path(), 0.0).unwrap();
         let persons = Persons::open(&directory.path().join("out.h5")).unwrap();
         let images: std::sync::Arc<dyn Images> =
@@ -283,7 +279,7 @@ mod tests {
     #[test]
     fn images_that_cannot_be_decoded_are_skipped_and_counted() {
         let directory = tempfile::tempdir().unwrap();
-        TREE.write(&directory.path().join("tree")).unwrap();
+        TREE.write(&directory.path().join("tree"), &mut |_| {}).unwrap();
         let image = directory.path().join("tree/query/0008_c2s1_000009_00.jpg");
         let bytes = fs::read(&image).unwrap();
         fs::write(&image, &bytes[..bytes.len() / 2]).unwrap();
@@ -300,7 +296,7 @@ mod tests {
     #[test]
     fn images_damaged_after_packing_are_errors_with_file_and_name() {
         let directory = tempfile::tempdir().unwrap();
-        TREE.write(&directory.path().join("tree")).unwrap();
+        TREE.write(&directory.path().join("tree"), &mut |_| {}).unwrap();
         packed(directory.path(), 0.0).unwrap();
         let path = directory.path().join("out.h5");
         let stored = Persons::open(&path).unwrap().packed.stored(3).unwrap().to_vec();

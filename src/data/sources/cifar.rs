@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::Images;
+use crate::data::Images;
 use crate::error::{Error, Result};
 
 const PLANE: usize = 32 * 32;

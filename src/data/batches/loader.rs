@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use tch::{Kind, Tensor};
 
-use super::{Augment, Dataset};
+use super::Augment;
+use crate::data::Dataset;
 use crate::error::Result;
 
 /// Batches that each worker holds ready: enough to hide a slow one, few enough to cost no memory.
@@ -71,9 +72,9 @@ fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::tests::Numbers;
     use super::super::shuffled;
     use super::*;
+    use crate::data::dataset::tests::Numbers;
 
     fn all(threads: usize, augment: Option<Augment>) -> Vec<(Vec<u8>, Vec<i64>)> {
         let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 
-use super::{Dataset, Images};
 use crate::config;
+use crate::data::{Dataset, Images};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, rng};
 
@@ -78,8 +78,8 @@ pub(super) fn renumbered<'a>(images: &Arc<dyn Images>, identities: impl Iterator
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::dataset::tests::Labels;
     use super::*;
+    use crate::data::dataset::tests::Labels;
 
     /// Identity i has 1 + i % 4 images.
     fn identities() -> Arc<dyn Images> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Images, Packed, Places, Split};
+use crate::data::{Images, Packed, Places, Split};
 use crate::error::{Error, Result};
 
 /// Numbers of the images of each split, who they show and which camera took them.

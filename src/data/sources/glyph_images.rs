@@ -1,7 +1,8 @@
 //! Glyphs as a source of images: drawn each time they are read, so any number of them takes no memory.
 
-use super::{Glyphs, Images};
+use super::Glyphs;
 use crate::config;
+use crate::data::Images;
 use crate::error::Result;
 
 /// Test images are numbered from here on, far from the training images.

@@ -6,7 +6,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-use super::{Images, Packed};
+use crate::data::{Images, Packed};
 use crate::error::Result;
 
 /// Images stretched or squeezed to `size`, whatever their shape: torchvision's `Resize((height, width))`.

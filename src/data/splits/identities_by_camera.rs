@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 
 use super::identities::renumbered;
-use super::{Dataset, Images};
+use crate::data::{Dataset, Images};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, rng};
 
@@ -78,8 +78,8 @@ pub fn hold_out_by_camera(
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::tests::Labels;
     use super::*;
+    use crate::data::dataset::tests::Labels;
 
     /// 40 identities with labels 3, 5, ... and 2 to 12 images; every fourth is seen by one camera only, the others by up
     /// to 5. The last 10 images are not to train on.

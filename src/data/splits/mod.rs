@@ -1,0 +1,9 @@
+//! What is held out of training for the reward.
+
+mod identities;
+mod identities_by_camera;
+mod stratified;
+
+pub use identities::{HeldOut, hold_out_identities};
+pub use identities_by_camera::{HeldOutByCamera, hold_out_by_camera};
+pub use stratified::stratified_split;
