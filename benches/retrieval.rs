@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use amlfs::comm::Comm;
-use amlfs::eval::distances::Points;
-use amlfs::eval::reranking::Reranked;
+use amlfs::eval::retrieval::distances::Points;
+use amlfs::eval::retrieval::reranking::Reranked;
 use amlfs::eval::retrieval::{Images, Metric, Reranking, retrieve};
 use tch::Tensor;
 

@@ -5,9 +5,9 @@ pub mod cli;
 pub mod comm;
 pub mod commands;
 pub mod config;
-
 pub mod data;
 pub mod device;
+mod embedding;
 pub mod error;
 pub mod eval;
 mod hdf5_file;

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::search::{Journal, Progress};
 use crate::state::{EpochRecord, TensorSpec};
 use crate::stop::Stop;
-use crate::task::Observer;
 use crate::terminal::{self, EPOCH_HEADER, Summary, epoch_row};
+use crate::train::Observer;
 
 pub struct RunDirectory {
     path: PathBuf,

@@ -7,7 +7,8 @@ use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
 use crate::policy::{Policy, Update};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
-use crate::task::{Epoch, Observer, Task};
+use crate::task::{Epoch, Task};
+use crate::train::Observer;
 
 /// Where a run stands between rounds: what is saved and resumed.
 pub struct Progress {

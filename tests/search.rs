@@ -9,7 +9,8 @@ use amlfs::loss::Space;
 use amlfs::policy::Policy;
 use amlfs::search::{self, Journal, Progress};
 use amlfs::state::{Status, TensorSpec};
-use amlfs::task::{Epoch, Observer, Task};
+use amlfs::task::{Epoch, Task};
+use amlfs::train::Observer;
 
 /// A model of two numbers: the sum of everything its thetas earned, and how many epochs it trained.
 struct Earnings {

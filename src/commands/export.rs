@@ -13,8 +13,8 @@ use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
 use crate::config::DataKind;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
+use crate::embedding::Embedder;
 use crate::error::{Error, Result};
-use crate::eval::Embedder;
 use crate::hdf5_file::{self, Cause, Outcome};
 use crate::terminal;
 

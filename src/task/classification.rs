@@ -26,7 +26,7 @@ pub fn classification(config: &Config, devices: &[Device]) -> Result<Supervised>
     }
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
     let (model, layout) = model::build(&config.model, training.images.size(), classes);
-    let normalisation = normalisation(&training)?;
+    let normalisation = Normalisation::of(&training)?;
     let trainer = Trainer::new(config, model.into(), &layout, normalisation, devices);
     Ok(Supervised {
         training: Training::new(config, training, trainer, normalisation),
@@ -71,28 +71,4 @@ fn sources(config: &config::Data, seed: u64) -> Result<Sources> {
             Ok((Arc::new(training), Arc::new(test), config.glyphs.classes))
         }
     }
-}
-
-/// Channel means and deviations over the training images (at most the first 50,000 of them).
-fn normalisation(training: &Dataset) -> Result<Normalisation> {
-    let (height, width) = training.images.size();
-    let mut pixels = vec![0; 3 * height * width];
-    let (mut sum, mut squares, mut count) = ([0u64; 3], [0u64; 3], 0);
-    for &index in training.indices.iter().take(50_000) {
-        training.images.read(index as usize, &mut pixels)?;
-        for pixel in pixels.chunks_exact(3) {
-            for channel in 0..3 {
-                let value = pixel[channel] as u64;
-                sum[channel] += value;
-                squares[channel] += value * value;
-            }
-        }
-        count += height * width;
-    }
-    let mean = sum.map(|sum| sum as f64 / count as f64);
-    let deviation = |channel: usize| (squares[channel] as f64 / count as f64 - mean[channel].powi(2)).max(1.0).sqrt();
-    Ok(Normalisation {
-        mean: mean.map(|mean| mean as f32),
-        deviation: [0, 1, 2].map(|channel| deviation(channel) as f32),
-    })
 }

@@ -9,12 +9,11 @@ use super::training::{Goal, Supervised, Training};
 use crate::config::Config;
 use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
 use crate::error::{Error, Result};
-use crate::eval::{ClosedSet, Identification, normalise_rows};
+use crate::eval::megaface::Identification;
+use crate::eval::normalise_rows;
+use crate::eval::pairs::ClosedSet;
 use crate::model;
 use crate::train::{Normalisation, Trainer};
-
-/// SphereFace's: (x - 127.5) / 128.
-pub const NORMALISATION: Normalisation = Normalisation { mean: [127.5; 3], deviation: [128.0; 3] };
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn faces(config: &Config, devices: &[Device]) -> Result<Supervised> {
@@ -28,9 +27,9 @@ pub fn faces(config: &Config, devices: &[Device]) -> Result<Supervised> {
         None => None,
     };
     let (model, layout) = model::build(&config.model, images.size(), classes);
-    let trainer = Trainer::new(config, model.into(), &layout, NORMALISATION, devices);
+    let trainer = Trainer::new(config, model.into(), &layout, Normalisation::FACES, devices);
     Ok(Supervised {
-        training: Training::new(config, training, trainer, NORMALISATION),
+        training: Training::new(config, training, trainer, Normalisation::FACES),
         label_changes,
         goal: Box::new(Identify { classes, probes: Arc::new(probes), distractors: Arc::new(distractors), test }),
     })

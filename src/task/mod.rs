@@ -15,7 +15,7 @@ use crate::config::{Config, DataKind};
 use crate::data::LabelChange;
 use crate::error::Result;
 use crate::state::TensorSpec;
-use crate::train::Normalisation;
+use crate::train::Observer;
 
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
@@ -24,15 +24,6 @@ pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
         DataKind::Faces => Box::new(faces(config, devices)?),
         DataKind::Reid => Box::new(reid(config, devices)?),
     })
-}
-
-/// How images become the numbers that a task's networks see; `None`: as the training images of the run tell.
-pub fn normalisation(kind: DataKind) -> Option<Normalisation> {
-    match kind {
-        DataKind::Cifar10 | DataKind::Glyphs => None,
-        DataKind::Faces => Some(faces::NORMALISATION),
-        DataKind::Reid => Some(reid::NORMALISATION),
-    }
 }
 
 /// One sample's epoch of training, for `Task::train`.
@@ -79,10 +70,4 @@ pub trait Task {
 
     /// Learning rate of an epoch, for the record.
     fn learning_rate(&self, epoch: usize) -> f64;
-}
-
-/// Watches training steps: draws progress and says when to stop.
-pub trait Observer {
-    /// After each training step over `examples` examples; false: stop now, the epoch will be discarded.
-    fn step(&mut self, examples: usize) -> bool;
 }

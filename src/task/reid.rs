@@ -15,10 +15,6 @@ use crate::eval::retrieval::{self, Metric, retrieve};
 use crate::model;
 use crate::train::{Normalisation, Trainer};
 
-/// ImageNet's, as torchvision's weights want it.
-pub const NORMALISATION: Normalisation =
-    Normalisation { mean: [123.675, 116.28, 103.53], deviation: [58.395, 57.12, 57.375] };
-
 /// Opens the packed file, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn reid(config: &Config, devices: &[Device]) -> Result<Supervised> {
     let settings = &config.data.reid;
@@ -32,7 +28,7 @@ pub fn reid(config: &Config, devices: &[Device]) -> Result<Supervised> {
 
     let crop = settings.crop.into();
     let (model, layout) = model::build(&config.model, crop, classes);
-    let trainer = Trainer::new(config, model.into(), &layout, NORMALISATION, devices);
+    let trainer = Trainer::new(config, model.into(), &layout, Normalisation::REID, devices);
     let balanced = Balanced {
         identities: config.train.batch_size / settings.images_per_identity,
         images: settings.images_per_identity,
@@ -46,7 +42,7 @@ pub fn reid(config: &Config, devices: &[Device]) -> Result<Supervised> {
         query: Part::new(&images, &persons, persons.query.clone()),
         gallery: Part::new(&images, &persons, persons.gallery.clone()),
     };
-    let training = Training::new(config, training, trainer, NORMALISATION).cropped(crop).balanced(balanced)?;
+    let training = Training::new(config, training, trainer, Normalisation::REID).cropped(crop).balanced(balanced)?;
     Ok(Supervised { training, label_changes, goal: Box::new(goal) })
 }
 

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{Epoch, Observer, Task};
+use super::{Epoch, Task};
 use crate::config::Config;
-use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, batches, shuffled};
+use crate::data::{Augment, Balanced, Dataset, LabelChange, batches, shuffled};
 use crate::error::Result;
-use crate::eval::BATCH;
 use crate::state::TensorSpec;
-use crate::train::{EpochPlan, Normalisation, Trainer, learning_rate};
+use crate::train::{EpochPlan, Normalisation, Observer, Trainer, evaluation_batches, learning_rate};
 
 /// What a network is trained for: its reward and its test. The data of both are never trained on.
 pub trait Goal {
@@ -153,17 +152,11 @@ impl Training {
 
     /// Share of a data set's images whose largest logit is their label's.
     pub fn top1(&mut self, dataset: &Arc<Dataset>) -> Result<f64> {
-        self.trainer.top1(self.in_order(dataset))
+        self.trainer.top1(evaluation_batches(dataset, self.config.run.loader_threads))
     }
 
     /// Embeddings of all images of a data set: [N, D] f32, not normalised (`Trainer::embed`).
     pub fn embed(&mut self, dataset: &Arc<Dataset>, mirrored: bool) -> Result<Tensor> {
-        self.trainer.embed(self.in_order(dataset), mirrored)
-    }
-
-    /// All images of a data set, in order and as they are.
-    fn in_order(&self, dataset: &Arc<Dataset>) -> impl Iterator<Item = Result<Batch>> + use<> {
-        let order = (0..dataset.len() as u32).collect();
-        batches(dataset, order, BATCH, None, self.config.run.loader_threads)
+        self.trainer.embed(evaluation_batches(dataset, self.config.run.loader_threads), mirrored)
     }
 }

@@ -1,9 +1,11 @@
 //! Training one sample model: replicas on the rank's devices, an optimiser on one flat buffer, a schedule.
 
+mod normalisation;
 mod optimizer;
 mod replicas;
 mod trainer;
 
+pub use normalisation::Normalisation;
 pub use optimizer::Optimizer;
-pub use replicas::{Normalisation, Replicas, Step};
-pub use trainer::{EpochPlan, Trainer, learning_rate};
+pub use replicas::{Replicas, Step};
+pub use trainer::{EVALUATION_BATCH, EpochPlan, Observer, Trainer, evaluation_batches, learning_rate};

@@ -10,12 +10,7 @@ use crate::data::Batch;
 use crate::loss::{Head, Loss, batch_hard_triplet};
 use crate::model::{Dropout, Layout, Model, Phase, Weights};
 
-/// Per-channel mean and deviation of the training images, in units of 0..255.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalisation {
-    pub mean: [f32; 3],
-    pub deviation: [f32; 3],
-}
+use super::Normalisation;
 
 pub struct Replicas {
     model: Arc<dyn Model>,

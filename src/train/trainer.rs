@@ -5,12 +5,11 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::config;
-use crate::data::Batch;
+use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
 use crate::loss::build;
 use crate::model::{Layout, Model};
 use crate::state::TensorSpec;
-use crate::task::Observer;
 
 use super::{Normalisation, Optimizer, Replicas, Step};
 
@@ -21,6 +20,12 @@ pub struct Trainer {
     specs: Vec<TensorSpec>,
 }
 
+/// Watches training steps: draws progress and says when to stop.
+pub trait Observer {
+    /// After each training step over `examples` examples; false: stop now, the epoch will be discarded.
+    fn step(&mut self, examples: usize) -> bool;
+}
+
 /// Which epoch it is, and how long an epoch is.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochPlan {
@@ -29,6 +34,17 @@ pub struct EpochPlan {
     pub steps: u64,
     /// Of random numbers: equal streams see equal ones.
     pub stream: u64,
+}
+
+/// Images per forward pass where nothing is trained. The same everywhere: a run's test and `evaluate` have equal bits.
+pub const EVALUATION_BATCH: usize = 256;
+
+/// All images of a data set, in order and as they are.
+pub fn evaluation_batches(
+    dataset: &Arc<Dataset>,
+    loader_threads: usize,
+) -> impl Iterator<Item = Result<Batch>> + use<> {
+    batches(dataset, (0..dataset.len() as u32).collect(), EVALUATION_BATCH, None, loader_threads)
 }
 
 /// Linear warm-up, then a multi-step schedule: the rate of epoch `epoch`, counted from 0.

@@ -1,4 +1,4 @@
-use amlfs::eval::devkit::{self, DistractorList, ProbeList};
+use amlfs::eval::megaface::devkit::{self, DistractorList, ProbeList};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

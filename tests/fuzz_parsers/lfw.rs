@@ -1,4 +1,4 @@
-use amlfs::eval::lfw::{self, parse_bin, parse_pairs};
+use amlfs::eval::pairs::lfw::{self, parse_bin, parse_pairs};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -7,8 +7,9 @@ use tch::Kind;
 use crate::cli::LfwArguments;
 use crate::config::DataKind;
 use crate::data::{Encoded, EncodedImages, Images};
+use crate::embedding::Embedder;
 use crate::error::Result;
-use crate::eval::{Embedder, lfw, verification};
+use crate::eval::pairs::{lfw, verification};
 
 /// Pairs of a fold where the file does not say it.
 const FOLDS: usize = 10;

@@ -13,10 +13,10 @@ use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
 use crate::config::DataKind;
 use crate::data::{Embeddings, Encoded, EncodedImages};
+use crate::embedding::{Embedder, FeatureSource, read_shared};
 use crate::error::{Error, Result};
-use crate::eval::devkit::{self, Cmc, DistractorList, ProbeList};
+use crate::eval::megaface::devkit::{self, Cmc, DistractorList, ProbeList};
 use crate::eval::megaface::{FAR, Measurement, Rates, identify, refine_probes};
-use crate::eval::{Embedder, Features, read_shared};
 use crate::terminal;
 
 /// Our name in the devkit's files.
@@ -209,17 +209,17 @@ fn source<'a>(
     items: Items,
     embedder: Option<&'a mut Embedder>,
     threads: usize,
-) -> Features<'a> {
+) -> FeatureSource<'a> {
     match (items, &arguments.features, embedder) {
-        (Items::File(embeddings), _, _) => Features::File(embeddings),
+        (Items::File(embeddings), _, _) => FeatureSource::File(embeddings),
         (Items::Paths(paths), Some(algorithm), _) => {
             let path = |image: String| root.join(devkit::feature_file_name(&image, algorithm));
-            Features::Devkit(paths.into_iter().map(path).collect(), threads)
+            FeatureSource::Devkit(paths.into_iter().map(path).collect(), threads)
         }
         (Items::Paths(paths), None, Some(embedder)) => {
             let images = paths.into_iter().map(|path| Encoded::File(root.join(path))).collect();
             let size = embedder.size;
-            Features::Images(embedder, Arc::new(EncodedImages { images, size }))
+            FeatureSource::Images(embedder, Arc::new(EncodedImages { images, size }))
         }
         (Items::Paths(_), None, None) => unreachable!("checked in prepare"),
     }

@@ -11,8 +11,8 @@ use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, Mach
 use crate::comm::Comm;
 use crate::config::{Config, DataKind};
 use crate::device;
+use crate::embedding::Embedder;
 use crate::error::{Error, Result};
-use crate::eval::Embedder;
 use crate::task;
 
 pub fn run(arguments: &EvaluateArguments) -> Result<()> {

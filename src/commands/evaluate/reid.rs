@@ -10,8 +10,8 @@ use crate::cli::ReidArguments;
 use crate::comm::Comm;
 use crate::config::DataKind;
 use crate::data::{Dataset, Images, LabelledFeatures, Persons, Resized};
+use crate::embedding::read_shared;
 use crate::error::{Error, Result};
-use crate::eval::read_shared;
 use crate::eval::retrieval::{self, Figures, Reranking, retrieve};
 
 pub fn run(arguments: &ReidArguments) -> Result<()> {

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::distances::Points;
 use super::neighbours::Neighbours;
-use super::shares::{blocks, on_threads};
 use crate::comm::Comm;
 use crate::error::{Error, Result};
+use crate::eval::kernels::blocks::{blocks, on_threads};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reranking {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::eval::normalise_rows;
 
 const DIMENSIONS: usize = 5;
 

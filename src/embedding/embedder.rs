@@ -6,18 +6,14 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use super::normalise_rows;
 use crate::checkpoint;
 use crate::config::{Config, DataKind, Run};
-use crate::data::{Dataset, Images, batches};
+use crate::data::{Dataset, Images};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::eval::normalise_rows;
 use crate::model;
-use crate::task::normalisation;
-use crate::train::Trainer;
-
-/// Images per forward pass where nothing is trained. The same everywhere: a run's test and `evaluate` have equal bits.
-pub const BATCH: usize = 256;
+use crate::train::{Normalisation, Trainer, evaluation_batches};
 
 pub struct Embedder {
     trainer: Trainer,
@@ -41,7 +37,7 @@ impl Embedder {
         adjust(&mut config.run);
         tch::set_num_threads(config.run.threads as i32);
         let [height, width] = if kind == DataKind::Reid { config.data.reid.size } else { config.data.faces.size };
-        let normalisation = normalisation(kind).expect("faces or persons");
+        let normalisation = Normalisation::of_kind(kind).expect("faces or persons");
         let devices: Vec<Device> = device::choose(&config.run)?;
         // the classifier's rows are the only thing that the configuration does not tell
         let classifier = format!("model/{}", model::classifier_name(&config.model));
@@ -64,8 +60,7 @@ impl Embedder {
     pub fn embed(&mut self, images: &Arc<dyn Images>, range: Range<usize>) -> Result<Tensor> {
         let first = range.start;
         let dataset = Arc::new(Dataset::part(images.clone(), range.map(|index| index as u32).collect()));
-        let order = (0..dataset.len() as u32).collect();
-        let batches = batches(&dataset, order, BATCH, None, self.loader_threads);
+        let batches = evaluation_batches(&dataset, self.loader_threads);
         normalise_rows(&self.trainer.embed(batches, true)?, first)
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use super::devkit::read_feature;
-use super::embedder::BATCH;
-use super::{Embedder, normalise_rows};
+use super::Embedder;
 use crate::comm::Comm;
 use crate::data::{Embeddings, Images};
 use crate::error::{Error, Result};
+use crate::eval::megaface::devkit::read_feature;
+use crate::eval::normalise_rows;
+use crate::train::EVALUATION_BATCH;
 
-pub enum Features<'a> {
+pub enum FeatureSource<'a> {
     /// Embedded now.
     Images(&'a mut Embedder, Arc<dyn Images>),
     /// The devkit's files, one for each image; read by so many threads.
@@ -22,12 +23,12 @@ pub enum Features<'a> {
     File(Embeddings),
 }
 
-impl Features<'_> {
+impl FeatureSource<'_> {
     pub fn count(&self) -> usize {
         match self {
-            Features::Images(_, images) => images.count(),
-            Features::Devkit(paths, _) => paths.len(),
-            Features::File(embeddings) => embeddings.count(),
+            FeatureSource::Images(_, images) => images.count(),
+            FeatureSource::Devkit(paths, _) => paths.len(),
+            FeatureSource::File(embeddings) => embeddings.count(),
         }
     }
 
@@ -35,11 +36,11 @@ impl Features<'_> {
     /// lengths.
     pub fn read(&mut self, range: Range<usize>) -> Result<Tensor> {
         match self {
-            Features::Images(embedder, images) => embedder.embed(images, range),
-            Features::Devkit(paths, threads) => {
+            FeatureSource::Images(embedder, images) => embedder.embed(images, range),
+            FeatureSource::Devkit(paths, threads) => {
                 normalise_rows(&read_files(&paths[range.clone()], *threads)?, range.start)
             }
-            Features::File(embeddings) => normalise_rows(&embeddings.rows(range.clone())?, range.start),
+            FeatureSource::File(embeddings) => normalise_rows(&embeddings.rows(range.clone())?, range.start),
         }
     }
 }
@@ -47,8 +48,8 @@ impl Features<'_> {
 /// Features of the first `count` items on all ranks, each of which reads a share: [count, D] f32 on the readers' device.
 /// Shares are whole batches of the embedder, so that no bit depends on the number of ranks.
 pub fn read_shared(comm: &Comm, count: usize, mut read: impl FnMut(Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
-    let batches = count.div_ceil(BATCH);
-    let start = |rank: usize| (batches * rank / comm.size() * BATCH).min(count);
+    let batches = count.div_ceil(EVALUATION_BATCH);
+    let start = |rank: usize| (batches * rank / comm.size() * EVALUATION_BATCH).min(count);
     let share = |rank: usize| start(rank)..start(rank + 1);
     let mine = match share(comm.rank()) {
         share if share.is_empty() => Ok(None),
@@ -90,8 +91,8 @@ fn read_files(paths: &[PathBuf], threads: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::devkit::write_feature;
     use super::*;
+    use crate::eval::megaface::devkit::write_feature;
 
     #[test]
     fn feature_files_become_unit_rows_in_order_for_any_number_of_threads() {
@@ -102,7 +103,7 @@ mod tests {
                 .unwrap();
         }
         for threads in [1, 3, 20] {
-            let rows = Features::Devkit(paths.clone(), threads).read(1..7).unwrap();
+            let rows = FeatureSource::Devkit(paths.clone(), threads).read(1..7).unwrap();
             let rows = Vec::<Vec<f32>>::try_from(rows).unwrap();
             assert_eq!(rows.len(), 6);
             for (i, row) in rows.iter().enumerate() {
@@ -111,10 +112,10 @@ mod tests {
             }
         }
         write_feature(&paths[4], &[1.0, 2.0, 3.0]).unwrap();
-        let error = Features::Devkit(paths.clone(), 2).read(0..7).err().unwrap().to_string();
+        let error = FeatureSource::Devkit(paths.clone(), 2).read(0..7).err().unwrap().to_string();
         assert!(error.ends_with(&format!("4_a.bin: 3 features, but {} has 2", paths[0].display())), "{error}");
         write_feature(&paths[4], &[0.0, 0.0]).unwrap();
-        let error = Features::Devkit(paths.clone(), 2).read(3..7).err().unwrap().to_string();
+        let error = FeatureSource::Devkit(paths.clone(), 2).read(3..7).err().unwrap().to_string();
         assert!(error.contains("row 4"), "{error}");
     }
 }

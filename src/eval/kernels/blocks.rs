@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::scores::OneThread;
+use super::inner_products::OneThread;
 use crate::comm::Comm;
 use crate::error::Result;
 

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tch::{Device, Kind, Tensor};
 
-use super::scores::{OneThread, check_matrix, has_one_dnn, product, to_vec};
-use super::top::Top;
-use super::verification::false_accepts;
 use crate::error::{Error, Result};
+use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product, to_vec};
+use crate::eval::kernels::largest::Top;
+use crate::eval::pairs::verification::false_accepts;
 
 /// Distractors are dealt out in blocks of this many, block b to rank b % ranks: results are then equal to the bit
 /// whatever the number of ranks.
@@ -66,19 +66,6 @@ struct Impostors<'a> {
 /// The number of largest impostor scores that `Identification::verification` needs at this false-accept rate.
 pub fn impostors_needed(far: f64, probes: usize, distractors: u64) -> usize {
     false_accepts(far, probes as u64 * distractors) as usize + 1
-}
-
-/// features [N, D] f32 -> [N, D], rows divided by their Euclidean norms. A row whose norm is zero or not finite is an
-/// error that names it, counted from `first`.
-pub fn normalise_rows(features: &Tensor, first: usize) -> Result<Tensor> {
-    check_matrix(features, "features")?;
-    let norm = features.norm_scalaropt_dim(2, [1i64].as_slice(), true);
-    for (row, norm) in to_vec(&norm)?.into_iter().enumerate() {
-        if !norm.is_finite() || norm == 0.0 {
-            return Err(Error::failed(format!("features of row {}: their norm is {norm}", first + row)));
-        }
-    }
-    Ok(features / norm)
 }
 
 impl Identification {

@@ -1,13 +1,19 @@
 //! MegaFace's protocol over all ranks: distractors in blocks, dealt out to the ranks, scored as they come and forgotten.
 //! Several distractor sets are measured in one pass, so every feature is made or read once.
 
+pub mod devkit;
+mod identification;
+
 use std::ops::Range;
 
 use tch::Tensor;
 
-use super::identification::{BLOCK, Identification, Mates, RANKS, impostors_needed};
+pub use identification::Identification;
+
+use super::normalise_rows;
 use crate::comm::Comm;
 use crate::error::Result;
+use identification::{BLOCK, Mates, RANKS, impostors_needed};
 
 /// The false-accept rate of MegaFace's verification figures.
 pub const FAR: f64 = 1e-6;
@@ -116,7 +122,7 @@ pub fn refine_probes(probes: &Tensor, labels: &[i64], noisy: &[bool]) -> Result<
             (0..labels.len()).filter(|&j| labels[j] == labels[i] && !noisy[j]).map(|j| j as i64).collect();
         let rows = probes.index_select(0, &Tensor::from_slice(&clean).to_device(probes.device()));
         let centre = rows.sum_dim_intlist([0i64].as_slice(), true, tch::Kind::Float);
-        let centre = super::normalise_rows(&centre, i)?;
+        let centre = normalise_rows(&centre, i)?;
         refined.narrow(0, i as i64, 1).copy_(&centre);
     }
     Ok(refined)

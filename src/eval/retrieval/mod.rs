@@ -2,18 +2,23 @@
 //!
 //! No gallery is sorted. A query has some 20 matches; the rank of each is a count of the distances before its own.
 
+pub mod distances;
+mod neighbours;
+pub mod reranking;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
 use tch::Tensor;
 
-pub use super::distances::Metric;
-use super::distances::Points;
-use super::reranking::Reranked;
-pub use super::reranking::Reranking;
-use super::shares::shared;
+pub use distances::Metric;
+pub use reranking::Reranking;
+
+use super::kernels::blocks::shared;
 use crate::comm::Comm;
 use crate::error::{Error, Result};
+use distances::Points;
+use reranking::Reranked;
 
 /// The id of gallery images that are ignored altogether (Market-1501's bad detections); a query of it has no match.
 pub const JUNK: i64 = -1;

@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::distances::Points;
-use super::shares::{on_threads, own_blocks};
 use crate::comm::Comm;
 use crate::error::Result;
+use crate::eval::kernels::blocks::{on_threads, own_blocks};
 
 /// Distances that are compared with their thresholds at once.
 const LANES: usize = 32;
@@ -148,8 +148,8 @@ fn larger(a: f32, b: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::distances::Metric;
-    use crate::eval::shares::blocks;
+    use crate::eval::kernels::blocks::blocks;
+    use crate::eval::retrieval::distances::Metric;
     use tch::{Device, Kind, Tensor};
 
     #[test]

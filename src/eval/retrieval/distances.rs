@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::scores::{OneThread, check_matrix, has_one_dnn, product, to_vec};
-use super::shares;
 use crate::error::{Error, Result};
+use crate::eval::kernels::blocks;
+use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product, to_vec};
 
-/// Rows of one product: with a block of `shares::BLOCK` features they and their scores fit a cache.
+/// Rows of one product: with a block of `blocks::BLOCK` features they and their scores fit a cache.
 const PIECE: i64 = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -41,7 +41,7 @@ impl Points {
         }
         let _one = OneThread::new(); // sums whose order does not depend on the number of threads
         let mut squares = Vec::with_capacity(rows.len());
-        for block in features.split(shares::BLOCK as i64, 0) {
+        for block in features.split(blocks::BLOCK as i64, 0) {
             let sums = (&block * &block).f_sum_dim_intlist(1, false, Kind::Float)?;
             squares.extend(to_vec(&sums)?);
         }
@@ -91,7 +91,7 @@ impl Points {
         Err(Error::failed(format!("{a} features per query on {on:?}, but {b} per gallery image on {other_on:?}")))
     }
 
-    /// From each of `rows` to all of `to`: [rows, to]. Bits depend on the range, hence ranges should: see `shares`.
+    /// From each of `rows` to all of `to`: [rows, to]. Bits depend on the range, hence ranges should: see `blocks`.
     pub fn distances(&self, rows: Range<usize>, to: &Points) -> Result<Vec<f32>> {
         let features = self.features.f_narrow(0, rows.start as i64, rows.len() as i64)?;
         let mut distances = vec![0f32; rows.len() * to.count()];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::eval::distances::Metric;
+use crate::eval::retrieval::distances::Metric;
 use tch::{Device, Kind, Tensor};
 
 fn points(features: &Tensor) -> Points {
