@@ -6,7 +6,7 @@ use std::time::Instant;
 use amlfs::comm::Comm;
 use amlfs::eval::retrieval::distances::Points;
 use amlfs::eval::retrieval::reranking::Reranked;
-use amlfs::eval::retrieval::{Images, Metric, Reranking, retrieve};
+use amlfs::eval::retrieval::{ImageFeatures, Metric, Reranking, retrieve};
 use tch::Tensor;
 
 /// DIRECTORY THREADS plain|reranked: figures and their seconds; DIRECTORY THREADS distances: writes ours.npy,
@@ -27,8 +27,8 @@ fn main() {
     }
     let (query_ids, query_cameras) = (numbers("query_ids.npy"), numbers("query_cameras.npy"));
     let (gallery_ids, gallery_cameras) = (numbers("gallery_ids.npy"), numbers("gallery_cameras.npy"));
-    let query = Images { features: &query, ids: &query_ids, cameras: &query_cameras };
-    let gallery = Images { features: &gallery, ids: &gallery_ids, cameras: &gallery_cameras };
+    let query = ImageFeatures { features: &query, ids: &query_ids, cameras: &query_cameras };
+    let gallery = ImageFeatures { features: &gallery, ids: &gallery_ids, cameras: &gallery_cameras };
     let reranking = (what == "reranked").then(Reranking::default);
     let start = Instant::now();
     let figures =

@@ -9,7 +9,7 @@ use crate::state::TensorSpec;
 
 /// What was taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct InitReport {
     /// Model tensors that the file gave.
     pub found: usize,
     /// Those that it did not, and that keep their random weights.
@@ -21,13 +21,13 @@ pub struct Report {
 /// and so on, its `layer4.0.conv1.weight`. Heads have no such prefix and keep their random weights.
 ///
 /// Errors: no such file; not safetensors; a tensor of another shape or not f32; nothing that fits.
-pub fn load(path: &Path, specs: &[TensorSpec], state: &mut [f32]) -> Result<Report> {
+pub fn load(path: &Path, specs: &[TensorSpec], state: &mut [f32]) -> Result<InitReport> {
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|why| {
         let hint = "a .pth file is made one as docs/reid.md says";
         Error::file(path, format!("not a .safetensors file ({why}); {hint}"))
     })?;
-    let mut report = Report { found: 0, missing: Vec::new() };
+    let mut report = InitReport { found: 0, missing: Vec::new() };
     for spec in specs {
         let Some(name) = spec.path.strip_prefix("model/") else { continue };
         let tensor = name.split_once('.').and_then(|(_, name)| file.tensor(name).ok());
@@ -92,7 +92,7 @@ mod tests {
         let file = file(&[layer, ("fc.weight", Dtype::F32, &[3], vec![1.0, 2.0, 3.0])]);
         let mut state = vec![0.0; 14];
         let report = load(file.path(), &specs(), &mut state).unwrap();
-        assert_eq!(report, Report { found: 2, missing: vec!["fc.weight".into()] });
+        assert_eq!(report, InitReport { found: 2, missing: vec!["fc.weight".into()] });
         assert_eq!(state, [1.0, 3.0, 2.0, 4.0, 1.0, 3.0, 2.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     }
 

@@ -11,7 +11,7 @@ use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::Config;
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
-use crate::search::{Journal, Progress};
+use crate::search::{Progress, Recorder};
 use crate::state::{EpochRecord, TensorSpec};
 use crate::stop::Stop;
 use crate::terminal::{self, EPOCH_HEADER, Summary, epoch_row};
@@ -155,8 +155,8 @@ impl RunDirectory {
     }
 }
 
-/// Rank 0's journal writes the run directory and the table; the other ranks' only listen for a stop.
-pub struct RunJournal<'a> {
+/// Rank 0's recorder writes the run directory and the table; the other ranks' only listen for a stop.
+pub struct RunRecorder<'a> {
     directory: &'a RunDirectory,
     info: RunInfo,
     specs: Vec<TensorSpec>,
@@ -179,7 +179,7 @@ impl Observer for Watch {
     }
 }
 
-impl<'a> RunJournal<'a> {
+impl<'a> RunRecorder<'a> {
     pub fn new(
         directory: &'a RunDirectory,
         info: RunInfo,
@@ -189,7 +189,7 @@ impl<'a> RunJournal<'a> {
         epochs: usize,
     ) -> Self {
         let watch = Watch { bar: ProgressBar::hidden(), stop };
-        RunJournal { directory, info, specs, watch, root, epochs, printed: 0 }
+        RunRecorder { directory, info, specs, watch, root, epochs, printed: 0 }
     }
 
     /// Prints the table's head and the epochs that a resumed run has done already.
@@ -233,7 +233,7 @@ impl<'a> RunJournal<'a> {
     }
 }
 
-impl Journal for RunJournal<'_> {
+impl Recorder for RunRecorder<'_> {
     fn round(&mut self, epochs: std::ops::Range<usize>, steps: usize) {
         // what is left, at this round's steps per epoch
         let per_epoch = (steps / epochs.len().max(1)) as u64;

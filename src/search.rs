@@ -1,4 +1,4 @@
-//! Algorithm 1 of AM-LFS. Knows of the task, the network and the disk only through `Task`, `Comm` and `Journal`.
+//! Algorithm 1 of AM-LFS. Knows of the task, the network and the disk only through `Task`, `Comm` and `Recorder`.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub struct Progress {
 }
 
 /// What the search tells the outside world: rank 0 saves and reports, all ranks can be asked to stop.
-pub trait Journal {
+pub trait Recorder {
     /// Before each round: which epochs come and how many training steps this rank will do in it.
     fn round(&mut self, epochs: std::ops::Range<usize>, steps: usize);
 
@@ -37,13 +37,13 @@ pub trait Journal {
 
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
 /// `progress` must be the same on all ranks, its history on rank 0. Returns the final progress; the task holds the
-/// final model. Errors: every sample of a round failed; the task's and the journal's own.
+/// final model. Errors: every sample of a round failed; the task's and the recorder's own.
 pub fn run(
     config: &config::Config,
     comm: &Comm,
     task: &mut dyn Task,
     policy: &mut Policy,
-    journal: &mut dyn Journal,
+    recorder: &mut dyn Recorder,
     mut progress: Progress,
 ) -> Result<Progress> {
     let config::Config { search, train, .. } = config;
@@ -54,7 +54,7 @@ pub fn run(
         let round = Round::next(search, train.epochs, progress.epoch);
         let thetas = round.thetas(policy);
         let mine: Vec<usize> = (comm.rank()..round.samples).step_by(comm.size()).collect();
-        journal.round(round.epochs.clone(), mine.len() * round.epochs.len() * task.steps());
+        recorder.round(round.epochs.clone(), mine.len() * round.epochs.len() * task.steps());
 
         let mut candidate = vec![0.0; progress.state.len()];
         let mut outcomes = Vec::new();
@@ -64,7 +64,7 @@ pub fn run(
                 DataOrder::Common => 0,
                 DataOrder::Independent => sample as u64,
             };
-            let outcome = round.train(task, &thetas[sample], stream, &progress.state, journal.observer())?;
+            let outcome = round.train(task, &thetas[sample], stream, &progress.state, recorder.observer())?;
             let interrupted = outcome.interrupted;
             // ties: the lowest index, as over all ranks below
             if outcome.reward.is_finite() && best.is_none_or(|(_, reward)| outcome.reward > reward) {
@@ -122,10 +122,10 @@ pub fn run(
             ));
         }
         progress.epoch = round.epochs.end;
-        let saved = if comm.is_root() { journal.save(&progress) } else { Ok(0.0) };
+        let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
 
-        let stop = journal.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < train.epochs;
+        let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < train.epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(Error::Stopped(format!("stopped after epoch {}; everything is saved", progress.epoch)));
         }
@@ -144,7 +144,7 @@ struct Round {
 
 /// How one sample's round ended.
 #[derive(Clone, Debug)]
-struct Outcome {
+struct TrainedSample {
     interrupted: bool,
     /// Not finite: failed.
     reward: f64,
@@ -186,9 +186,9 @@ impl Round {
         stream: u64,
         state: &[f32],
         observer: &mut dyn Observer,
-    ) -> Result<Outcome> {
+    ) -> Result<TrainedSample> {
         task.load(state);
-        let mut outcome = Outcome {
+        let mut outcome = TrainedSample {
             interrupted: false,
             reward: f64::NAN,
             train_loss: Vec::new(),
@@ -219,7 +219,7 @@ impl Round {
     }
 
     /// Every sample's outcome, in order, on every rank; `None` if a rank was interrupted.
-    fn gather(&self, comm: &Comm, mine: &[Outcome]) -> Option<Vec<Outcome>> {
+    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Option<Vec<TrainedSample>> {
         let epochs = self.epochs.len();
         let width = 3 + 2 * epochs;
         let slots = self.samples.div_ceil(comm.size());
@@ -230,10 +230,10 @@ impl Round {
             slot[3 + epochs..].copy_from_slice(&outcome.train_seconds);
         }
         let gathered = comm.all_gather(&payload);
-        let outcomes: Vec<Outcome> = (0..self.samples)
+        let outcomes: Vec<TrainedSample> = (0..self.samples)
             .map(|sample| {
                 let slot = &gathered[(sample % comm.size() * slots + sample / comm.size()) * width..][..width];
-                Outcome {
+                TrainedSample {
                     interrupted: slot[0] != 0.0,
                     reward: slot[1],
                     validation_seconds: slot[2],
@@ -272,7 +272,7 @@ impl Round {
         task: &dyn Task,
         mu: &[f64],
         thetas: &[Vec<f64>],
-        outcomes: &[Outcome],
+        outcomes: &[TrainedSample],
         best: usize,
         update: &Update,
         timings: &Timings,

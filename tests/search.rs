@@ -7,7 +7,7 @@ use amlfs::config::{Config, Layers};
 use amlfs::error::{Error, Result};
 use amlfs::loss::Space;
 use amlfs::policy::Policy;
-use amlfs::search::{self, Journal, Progress};
+use amlfs::search::{self, Progress, Recorder};
 use amlfs::state::{Status, TensorSpec};
 use amlfs::task::{Epoch, Task};
 use amlfs::train::Observer;
@@ -94,7 +94,7 @@ impl Observer for Memory {
     }
 }
 
-impl Journal for Memory {
+impl Recorder for Memory {
     fn round(&mut self, _epochs: std::ops::Range<usize>, _steps: usize) {}
     fn observer(&mut self) -> &mut dyn Observer {
         self
@@ -133,12 +133,12 @@ fn config(settings: &[&str]) -> Config {
     layers.resolve().unwrap()
 }
 
-fn run(config: &Config, task: &mut Earnings, journal: &mut Memory, from: Option<Progress>) -> Result<Progress> {
+fn run(config: &Config, task: &mut Earnings, recorder: &mut Memory, from: Option<Progress>) -> Result<Progress> {
     let space = Space { intervals: config.search.intervals };
     let sigma = space.sigma(config.search.sigma, config.search.transforms);
     let mut policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
     let fresh = Progress { epoch: 0, policy: policy.state().clone(), history: vec![], state: vec![0.0; 2] };
-    search::run(config, &Comm::single(), task, &mut policy, journal, from.unwrap_or(fresh))
+    search::run(config, &Comm::single(), task, &mut policy, recorder, from.unwrap_or(fresh))
 }
 
 #[test]
@@ -181,10 +181,10 @@ fn if_every_sample_fails_the_run_ends_with_an_error_and_the_last_progress_stands
     let config = config(&[]);
     let mut task = Earnings::new();
     task.broken = |epoch, _| epoch == 3;
-    let mut journal = Memory::default();
-    let error = run(&config, &mut task, &mut journal, None).err().unwrap();
+    let mut recorder = Memory::default();
+    let error = run(&config, &mut task, &mut recorder, None).err().unwrap();
     assert!(matches!(&error, Error::Failed(text) if text.contains("epoch 4 every sample failed")), "{error}");
-    assert_eq!(journal.saved.unwrap().epoch, 3);
+    assert_eq!(recorder.saved.unwrap().epoch, 3);
 }
 
 #[test]
@@ -228,15 +228,15 @@ fn stopping_anywhere_and_going_on_gives_the_same_bits() {
             && progress.history.iter().zip(&straight.history).all(|(a, b)| a.mu == b.mu && a.best == b.best)
     };
     for step in 1..=24 {
-        let mut journal = Memory { interrupt_at_step: Some(step), ..Memory::default() };
-        let error = run(&config, &mut Earnings::new(), &mut journal, None).err().unwrap();
+        let mut recorder = Memory { interrupt_at_step: Some(step), ..Memory::default() };
+        let error = run(&config, &mut Earnings::new(), &mut recorder, None).err().unwrap();
         assert!(matches!(error, Error::Stopped(_)));
-        let resumed = run(&config, &mut Earnings::new(), &mut Memory::default(), journal.saved).unwrap();
+        let resumed = run(&config, &mut Earnings::new(), &mut Memory::default(), recorder.saved).unwrap();
         assert!(same(&resumed), "interrupted in step {step}");
     }
-    let mut journal = Memory { stop_after_epoch: Some(2), ..Memory::default() };
-    assert!(matches!(run(&config, &mut Earnings::new(), &mut journal, None), Err(Error::Stopped(_))));
-    assert!(same(&run(&config, &mut Earnings::new(), &mut Memory::default(), journal.saved).unwrap()));
+    let mut recorder = Memory { stop_after_epoch: Some(2), ..Memory::default() };
+    assert!(matches!(run(&config, &mut Earnings::new(), &mut recorder, None), Err(Error::Stopped(_))));
+    assert!(same(&run(&config, &mut Earnings::new(), &mut Memory::default(), recorder.saved).unwrap()));
 }
 
 #[test]

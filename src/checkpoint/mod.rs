@@ -3,7 +3,7 @@
 //! libhdf5 may crash on damaged metadata, so every file ends with a checksum over all its bytes that is compared before
 //! libhdf5 opens it. Standard HDF5 readers ignore bytes after the end of the HDF5 data.
 
-mod layout;
+mod content;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hdf5::{File, Group, H5Type};
 
-use super::layout::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
+use super::content::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
 use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, text, trailer};

@@ -5,7 +5,7 @@ use std::process::Command;
 use hdf5::types::VarLenUnicode;
 use tempfile::TempDir;
 
-use super::layout::{Block, blocks, digest, same_values};
+use super::content::{Block, blocks, digest, same_values};
 use super::*;
 use crate::state::{SampleRecord, Status};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hdf5::{Group, H5Type};
 
-use super::layout::{Block, Values, blocks, digest};
+use super::content::{Block, Values, blocks, digest};
 use super::{Checkpoint, END_MARK, FILETYPE, VERSION, file_checksum, read};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, write_text};

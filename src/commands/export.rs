@@ -19,7 +19,7 @@ use crate::hdf5_file::{self, Cause, Outcome};
 use crate::terminal;
 
 /// Images embedded at once.
-const BLOCK: usize = 4096;
+const IMAGES_AT_ONCE: usize = 4096;
 
 pub fn run(command: &ExportCommand) -> Result<()> {
     match command {
@@ -40,8 +40,8 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
 
     let bar = terminal::bar(names.len() as u64, 0);
     bar.set_message("images");
-    let mut blocks = (0..names.len()).step_by(BLOCK).map(|start| {
-        let range = start..(start + BLOCK).min(names.len());
+    let mut blocks = (0..names.len()).step_by(IMAGES_AT_ONCE).map(|start| {
+        let range = start..(start + IMAGES_AT_ONCE).min(names.len());
         bar.inc(range.len() as u64);
         embedder.embed(&images, range)
     });

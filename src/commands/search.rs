@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::loss::Space;
 use crate::policy::Policy;
 use crate::pretrained;
-use crate::run_directory::{Found, RunDirectory, RunJournal};
+use crate::run_directory::{Found, RunDirectory, RunRecorder};
 use crate::search::{self, Progress};
 use crate::state::PolicyState;
 use crate::stop::Stop;
@@ -105,12 +105,12 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         device: device::describe(devices),
     };
     let specs = task.specs().to_vec();
-    let mut journal = RunJournal::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
-    journal.start(&progress.history);
-    match search::run(config, comm, &mut *task, &mut policy, &mut journal, progress) {
+    let mut recorder = RunRecorder::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
+    recorder.start(&progress.history);
+    match search::run(config, comm, &mut *task, &mut policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => {
             let test = task.test()?;
-            journal.finish(&progress, test.clone())?;
+            recorder.finish(&progress, test.clone())?;
             for (name, value) in test {
                 terminal::line(&format!("test {name:12} {value:.4}"));
             }
@@ -119,7 +119,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         }
         Ok(_) => Ok(()),
         Err(stopped @ Error::Stopped(_)) => {
-            journal.stopped();
+            recorder.stopped();
             Err(if comm.is_root() { stopped } else { Error::Stopped(String::new()) })
         }
         Err(error) => Err(error),

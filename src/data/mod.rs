@@ -13,8 +13,10 @@ pub mod stored_features;
 pub use batches::{Augment, Balanced, Batch, batches, shuffled};
 pub use dataset::Dataset;
 pub use label_noise::{LabelChange, add_label_noise};
-pub use packed::{Packed, Places, Split, Store};
-pub use prepare::{FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, Records, Report, Source, prepare};
+pub use packed::{CamerasAndSplits, Packed, Split, Store};
+pub use prepare::{
+    FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
+};
 pub use sources::{Cifar10, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, resize};
 pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};

@@ -9,7 +9,7 @@ use crate::config::LossName;
 const MIN_SINE: f64 = 1e-3;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fixed {
+pub enum FixedLoss {
     Softmax,
     /// L-Softmax (Liu et al. 2016; plain head) and A-Softmax (SphereFace; normalised weights):
     /// t(c) = (lambda cos + psi) / (1 + lambda), psi = (-1)^k cos(m theta) - 2k on [k pi/m, (k+1) pi/m],
@@ -31,32 +31,32 @@ pub enum Fixed {
     },
 }
 
-impl Fixed {
+impl FixedLoss {
     /// Panics for `LossName::Unified`, which is not fixed.
-    pub fn new(name: LossName, margin: f64) -> Fixed {
+    pub fn new(name: LossName, margin: f64) -> FixedLoss {
         match name {
             LossName::Unified => unreachable!("the unified loss has its own type"),
-            LossName::Softmax => Fixed::Softmax,
-            LossName::LSoftmax | LossName::ASoftmax => Fixed::Angular { m: margin as usize },
-            LossName::AmSoftmax | LossName::Cosface => Fixed::AmSoftmax { m: margin },
-            LossName::Arcface => Fixed::ArcFace { m: margin },
-            LossName::Focal => Fixed::Focal { gamma: margin },
+            LossName::Softmax => FixedLoss::Softmax,
+            LossName::LSoftmax | LossName::ASoftmax => FixedLoss::Angular { m: margin as usize },
+            LossName::AmSoftmax | LossName::Cosface => FixedLoss::AmSoftmax { m: margin },
+            LossName::Arcface => FixedLoss::ArcFace { m: margin },
+            LossName::Focal => FixedLoss::Focal { gamma: margin },
         }
     }
 }
 
-impl Loss for Fixed {
+impl Loss for FixedLoss {
     fn target(&self, cosine: &Tensor, step: u64) -> Line {
         match *self {
-            Fixed::Softmax | Fixed::Focal { .. } => shifted(cosine, 0.0),
-            Fixed::AmSoftmax { m } => shifted(cosine, -m),
-            Fixed::Angular { m } => {
+            FixedLoss::Softmax | FixedLoss::Focal { .. } => shifted(cosine, 0.0),
+            FixedLoss::AmSoftmax { m } => shifted(cosine, -m),
+            FixedLoss::Angular { m } => {
                 let lambda = (1000.0 / (1.0 + 0.12 * (step + 1) as f64)).max(5.0);
                 let (value, slope) = psi(cosine, m);
                 let mix = |softmax: &Tensor, margin: Tensor| (softmax * lambda + margin) / (1.0 + lambda);
                 tangent(cosine, mix(cosine, value), mix(&cosine.ones_like(), slope))
             }
-            Fixed::ArcFace { m } => {
+            FixedLoss::ArcFace { m } => {
                 let sine = (-(cosine * cosine) + 1.0).clamp_min(0.0).sqrt();
                 let value = cosine * m.cos() - &sine * m.sin();
                 let slope = m.cos() + cosine * m.sin() / sine.clamp_min(MIN_SINE);
@@ -70,7 +70,7 @@ impl Loss for Fixed {
 
     fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
         match *self {
-            Fixed::Focal { gamma } => {
+            FixedLoss::Focal { gamma } => {
                 let q = -(-nll).expm1(); // 1 - p without cancellation
                 let modulation = q.pow_tensor_scalar(gamma);
                 // gamma = 0 and q = 0 would be 0 * infinity
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use std::f64::consts::PI;
 
-    fn at(loss: Fixed, cosine: f64, step: u64) -> (f64, f64) {
+    fn at(loss: FixedLoss, cosine: f64, step: u64) -> (f64, f64) {
         let line = loss.target(&Tensor::from_slice(&[cosine]), step);
         let (slope, intercept) = (line.slope.double_value(&[0]), line.intercept.double_value(&[0]));
         (slope * cosine + intercept, slope)
@@ -125,7 +125,7 @@ mod tests {
     }
 
     /// The value against the closed form and the slope against its numerical derivative by the cosine.
-    fn check(loss: Fixed, step: u64, formula: impl Fn(f64) -> f64) {
+    fn check(loss: FixedLoss, step: u64, formula: impl Fn(f64) -> f64) {
         for degrees in [3.0, 20.0, 44.0, 46.0, 61.0, 89.0, 95.0, 134.0, 137.0, 160.0, 177.0f64] {
             let theta = degrees.to_radians();
             let (value, slope) = at(loss, theta.cos(), step);
@@ -146,23 +146,23 @@ mod tests {
 
     #[test]
     fn targets_equal_their_closed_forms() {
-        check(Fixed::Softmax, 0, f64::cos);
-        check(Fixed::AmSoftmax { m: 0.35 }, 0, |theta| theta.cos() - 0.35);
+        check(FixedLoss::Softmax, 0, f64::cos);
+        check(FixedLoss::AmSoftmax { m: 0.35 }, 0, |theta| theta.cos() - 0.35);
         for m in 1..=5 {
             let lambda = 1000.0 / 1.12; // 892.857, as in SphereFace's published log
             let annealed =
                 |lambda: f64, theta: f64| (lambda * theta.cos() + psi_by_angle(theta, m as f64)) / (1.0 + lambda);
-            check(Fixed::Angular { m }, 0, |theta| annealed(lambda, theta));
-            check(Fixed::Angular { m }, 1_000_000, |theta| annealed(5.0, theta));
+            check(FixedLoss::Angular { m }, 0, |theta| annealed(lambda, theta));
+            check(FixedLoss::Angular { m }, 1_000_000, |theta| annealed(5.0, theta));
         }
-        check(Fixed::ArcFace { m: 0.5 }, 0, |theta| {
+        check(FixedLoss::ArcFace { m: 0.5 }, 0, |theta| {
             if theta + 0.5 <= PI { (theta + 0.5).cos() } else { theta.cos() - 0.5 * 0.5f64.sin() }
         });
     }
 
     #[test]
     fn targets_are_finite_at_the_ends() {
-        for loss in [Fixed::Angular { m: 4 }, Fixed::ArcFace { m: 0.5 }] {
+        for loss in [FixedLoss::Angular { m: 4 }, FixedLoss::ArcFace { m: 0.5 }] {
             for cosine in [-1.0, 1.0] {
                 let (value, slope) = at(loss, cosine, 0);
                 assert!(value.is_finite() && slope.is_finite(), "{loss:?} at {cosine}");
@@ -175,14 +175,14 @@ mod tests {
         for (p, gamma) in [(0.5, 2.0), (0.9, 2.0), (1e-6, 1.0), (0.3, 0.0), (0.2, 5.0f64)] {
             let value = |p: f64| -(1.0 - p).powf(gamma) * p.ln();
             let probability = Tensor::from_slice(&[p]);
-            let (found, weight) = Fixed::Focal { gamma }.weigh(&probability, &-probability.log());
+            let (found, weight) = FixedLoss::Focal { gamma }.weigh(&probability, &-probability.log());
             close(found.double_value(&[0]), value(p));
             let h = 1e-6 * p;
             let derivative = (value(p + h) - value(p - h)) / (2.0 * h) * -p; // by -log p
             assert!((weight.double_value(&[0]) - derivative).abs() < 1e-6 * (1.0 + derivative.abs()));
         }
         let one = Tensor::from_slice(&[1.0f64]);
-        let (value, weight) = Fixed::Focal { gamma: 2.0 }.weigh(&one, &one.zeros_like());
+        let (value, weight) = FixedLoss::Focal { gamma: 2.0 }.weigh(&one, &one.zeros_like());
         assert_eq!((value.double_value(&[0]), weight.double_value(&[0])), (0.0, 0.0));
     }
 }

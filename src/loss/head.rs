@@ -139,7 +139,7 @@ mod tests {
     use rand::RngExt;
     use tch::{Device, Kind};
 
-    use super::super::{Fixed, Space, Unified};
+    use super::super::{FixedLoss, Space, Unified};
     use super::*;
     use crate::config::TauWeights;
     use crate::rng::{Purpose, Rng, rng};
@@ -259,12 +259,12 @@ mod tests {
         let focal = |p: &Tensor| -(-p + 1.0).pow_tensor_scalar(2.0) * p.log();
         type Function<'a> = &'a dyn Fn(&Tensor) -> Tensor;
         let identity: Function = &|c| c.shallow_clone();
-        let cases: [(Fixed, Function, Function); 5] = [
-            (Fixed::Softmax, identity, &cross_entropy),
-            (Fixed::Focal { gamma: 2.0 }, identity, &focal),
-            (Fixed::AmSoftmax { m: 0.35 }, &|c| c - 0.35, &cross_entropy),
-            (Fixed::Angular { m: 4 }, &mixed, &cross_entropy),
-            (Fixed::ArcFace { m: 0.5 }, &arc, &cross_entropy),
+        let cases: [(FixedLoss, Function, Function); 5] = [
+            (FixedLoss::Softmax, identity, &cross_entropy),
+            (FixedLoss::Focal { gamma: 2.0 }, identity, &focal),
+            (FixedLoss::AmSoftmax { m: 0.35 }, &|c| c - 0.35, &cross_entropy),
+            (FixedLoss::Angular { m: 4 }, &mixed, &cross_entropy),
+            (FixedLoss::ArcFace { m: 0.5 }, &arc, &cross_entropy),
         ];
         for (loss, t, value) in cases {
             for kind in KINDS {
@@ -288,7 +288,7 @@ mod tests {
         let mut am_softmax = Space { intervals: 6 }.identity();
         am_softmax[6..12].fill(-0.35);
         for (theta, fixed) in
-            [(Space { intervals: 6 }.identity(), Fixed::Softmax), (am_softmax, Fixed::AmSoftmax { m: 0.35 })]
+            [(Space { intervals: 6 }.identity(), FixedLoss::Softmax), (am_softmax, FixedLoss::AmSoftmax { m: 0.35 })]
         {
             let unified = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
             for kind in KINDS {
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn parts_of_a_batch_add_up_to_the_batch() {
         let (x, w, y) = inputs(9, Kind::Double);
-        let loss = Fixed::AmSoftmax { m: 0.2 };
+        let loss = FixedLoss::AmSoftmax { m: 0.2 };
         for kind in KINDS {
             let whole = head(kind).gradient(&loss, &x, &w, &y, EXAMPLES as f64, 0);
             let part = |start: i64, count: i64| {

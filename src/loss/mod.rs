@@ -10,7 +10,7 @@ mod space;
 mod triplet;
 mod unified;
 
-pub use fixed::Fixed;
+pub use fixed::FixedLoss;
 pub use head::{Head, HeadGradient};
 pub use space::Space;
 pub use triplet::batch_hard_triplet;
@@ -43,6 +43,6 @@ pub trait Loss {
 pub fn build(config: &config::Loss, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
     match config.name {
         config::LossName::Unified => Box::new(Unified::new(theta, config.w_max, config.tau_weights, device, kind)),
-        name => Box::new(Fixed::new(name, config.margin.unwrap_or(0.0))),
+        name => Box::new(FixedLoss::new(name, config.margin.unwrap_or(0.0))),
     }
 }

@@ -3,7 +3,7 @@
 use rand::Rng as _;
 use tch::{Kind, Tensor};
 
-use super::weights::{Buffer, Init, Layout, Parameter, Role, Weights};
+use super::weights::{Buffer, Init, Parameter, Role, TensorLayout, Weights};
 use crate::model::Phase;
 use crate::rng::{Purpose, rng};
 
@@ -17,18 +17,31 @@ pub struct Convolution {
 
 impl Convolution {
     /// Without bias, Kaiming-initialised.
-    pub fn new(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, kernel: i64, stride: i64) -> Convolution {
+    pub fn new(
+        layout: &mut TensorLayout,
+        name: &str,
+        inputs: i64,
+        outputs: i64,
+        kernel: i64,
+        stride: i64,
+    ) -> Convolution {
         Convolution::with_init(layout, name, [outputs, inputs, kernel, kernel], stride, Init::Kaiming)
     }
 
     /// Without bias; shape [O, I, K, K].
-    pub fn with_init(layout: &mut Layout, name: &str, shape: [i64; 4], stride: i64, init: Init) -> Convolution {
+    pub fn with_init(layout: &mut TensorLayout, name: &str, shape: [i64; 4], stride: i64, init: Init) -> Convolution {
         let weight = layout.parameter(&format!("{name}.weight"), &shape, init, Role::Weight);
         Convolution { weight, bias: None, kernel: shape[3], stride }
     }
 
     /// With a bias that starts at 0 and is treated as Caffe's models do.
-    pub fn with_fast_bias(layout: &mut Layout, name: &str, shape: [i64; 4], stride: i64, init: Init) -> Convolution {
+    pub fn with_fast_bias(
+        layout: &mut TensorLayout,
+        name: &str,
+        shape: [i64; 4],
+        stride: i64,
+        init: Init,
+    ) -> Convolution {
         let bias = layout.parameter(&format!("{name}.bias"), &shape[..1], Init::Constant(0.0), Role::FastBias);
         Convolution { bias: Some(bias), ..Convolution::with_init(layout, name, shape, stride, init) }
     }
@@ -53,11 +66,11 @@ pub struct BatchNorm {
 
 impl BatchNorm {
     /// eps is 1e-5.
-    pub fn new(layout: &mut Layout, name: &str, channels: i64) -> BatchNorm {
+    pub fn new(layout: &mut TensorLayout, name: &str, channels: i64) -> BatchNorm {
         BatchNorm::with_eps(layout, name, channels, 1e-5)
     }
 
-    pub fn with_eps(layout: &mut Layout, name: &str, channels: i64, eps: f64) -> BatchNorm {
+    pub fn with_eps(layout: &mut TensorLayout, name: &str, channels: i64, eps: f64) -> BatchNorm {
         BatchNorm {
             weight: layout.parameter(&format!("{name}.weight"), &[channels], Init::Constant(1.0), Role::NormOrBias),
             bias: layout.parameter(&format!("{name}.bias"), &[channels], Init::Constant(0.0), Role::NormOrBias),
@@ -87,7 +100,7 @@ pub struct Prelu {
 }
 
 impl Prelu {
-    pub fn new(layout: &mut Layout, name: &str, channels: i64) -> Prelu {
+    pub fn new(layout: &mut TensorLayout, name: &str, channels: i64) -> Prelu {
         let name = format!("{name}.weight");
         Prelu { slope: layout.parameter(&name, &[channels], Init::Constant(0.25), Role::Weight) }
     }
@@ -105,13 +118,20 @@ pub struct Linear {
 
 impl Linear {
     /// Without bias.
-    pub fn new(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, init: Init) -> Linear {
+    pub fn new(layout: &mut TensorLayout, name: &str, inputs: i64, outputs: i64, init: Init) -> Linear {
         let weight = layout.parameter(&format!("{name}.weight"), &[outputs, inputs], init, Role::Weight);
         Linear { weight, bias: None }
     }
 
     /// With a bias that starts at 0; `role` is `NormOrBias` or `FastBias`.
-    pub fn with_bias(layout: &mut Layout, name: &str, inputs: i64, outputs: i64, init: Init, role: Role) -> Linear {
+    pub fn with_bias(
+        layout: &mut TensorLayout,
+        name: &str,
+        inputs: i64,
+        outputs: i64,
+        init: Init,
+        role: Role,
+    ) -> Linear {
         let bias = layout.parameter(&format!("{name}.bias"), &[outputs], Init::Constant(0.0), role);
         Linear { bias: Some(bias), ..Linear::new(layout, name, inputs, outputs, init) }
     }
@@ -136,7 +156,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// x [N, D] f32 with each number dropped with probability 1/2, the others doubled.
-    pub fn halve(&self, x: &Tensor) -> Tensor {
+    pub fn drop_half(&self, x: &Tensor) -> Tensor {
         let (rows, columns) = (x.size()[0] as u64, x.size()[1] as usize);
         let mut bits = vec![0u8; rows as usize * columns];
         for (row, bits) in (self.first..self.first + rows).zip(bits.chunks_exact_mut(columns)) {
@@ -156,12 +176,12 @@ mod tests {
     fn dropout_drops_half_whatever_the_parts_of_a_batch() {
         let dropout = Dropout { seed: 1, step: 5, stream: 0, first: 0 };
         let x = Tensor::ones([64, 512], (Kind::Float, Device::Cpu));
-        let whole = dropout.halve(&x);
+        let whole = dropout.drop_half(&x);
         let kept = whole.eq(2.0).sum(Kind::Int64).int64_value(&[]);
         assert_eq!(kept + whole.eq(0.0).sum(Kind::Int64).int64_value(&[]), 64 * 512);
         assert!((kept - 32 * 512).abs() < 500, "{kept}"); // 5 deviations of 91
-        let part = Dropout { first: 40, ..dropout }.halve(&x.narrow(0, 0, 24));
+        let part = Dropout { first: 40, ..dropout }.drop_half(&x.narrow(0, 0, 24));
         assert!(part.equal(&whole.narrow(0, 40, 24)));
-        assert!(!Dropout { step: 6, ..dropout }.halve(&x).equal(&whole));
+        assert!(!Dropout { step: 6, ..dropout }.drop_half(&x).equal(&whole));
     }
 }

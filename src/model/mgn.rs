@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::layers::{BatchNorm, Convolution};
 use super::resnet50::{self, Stage, Stem};
-use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
 
 const EMBEDDING: i64 = 256;
@@ -37,7 +37,7 @@ pub struct Mgn {
 }
 
 impl Mgn {
-    pub fn new(layout: &mut Layout, width: f64, classes: usize) -> Mgn {
+    pub fn new(layout: &mut TensorLayout, width: f64, classes: usize) -> Mgn {
         let (inputs, dimensions) = (resnet50::outputs(width), scaled(EMBEDDING, width));
         let stem = Stem::new(layout, "backbone.", width);
         let common = [
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn parameters_and_embeddings_are_those_of_the_same_network_in_pytorch() {
         // tests/reference/reid_models.py, after seathiefwang/MGN-pytorch
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = Mgn::new(&mut layout, 1.0, CLASSES);
         assert_eq!(layout.parameter_count(), 70_345_792);
         let weights = Weights::new(&layout, 1, Device::Cpu);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_triplet_loss_sees_the_three_whole_body_features() {
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = Mgn::new(&mut layout, 0.125, 5);
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = images(2, 96, 32);

@@ -18,7 +18,7 @@ pub use resnet50::ResNet50;
 pub use sft::Sft;
 pub use sphere_reid::SphereReid;
 pub use sphereface::SphereFace;
-pub use weights::{Buffer, Entry, Init, Layout, Parameter, Role, Weights};
+pub use weights::{Buffer, Entry, Init, Parameter, Role, TensorLayout, Weights};
 
 use tch::Tensor;
 
@@ -69,8 +69,8 @@ pub fn classifier_name(config: &config::Model) -> &'static str {
 }
 
 /// The network of a configuration for images of `size` (height, width) and `classes` classes, and the tensors it wants.
-pub fn build(config: &config::Model, size: (usize, usize), classes: usize) -> (Box<dyn Model>, Layout) {
-    let (mut layout, width) = (Layout::default(), config.width);
+pub fn build(config: &config::Model, size: (usize, usize), classes: usize) -> (Box<dyn Model>, TensorLayout) {
+    let (mut layout, width) = (TensorLayout::default(), config.width);
     let model: Box<dyn Model> = match config.name {
         ModelName::ResnetCifar => Box::new(ResNetCifar::new(&mut layout, config.depth, classes)),
         ModelName::Sphereface => Box::new(SphereFace::new(&mut layout, size, width, classes)),

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::layers::{BatchNorm, Convolution};
-use super::weights::{Init, Layout, Weights};
+use super::weights::{Init, TensorLayout, Weights};
 use super::{Phase, scaled};
 
 /// (channels of the 3 x 3 convolutions, blocks, stride) of each stage; its outputs have four times the channels.
@@ -36,7 +36,7 @@ struct Bottleneck {
 impl ResNet50 {
     /// Names below `prefix`, which ends with a dot or is empty. `width` scales all channels; 1 is the published network.
     /// `last_stride`: of the last stage, 2 as published or 1 for twice the height and width.
-    pub fn new(layout: &mut Layout, prefix: &str, width: f64, last_stride: i64) -> ResNet50 {
+    pub fn new(layout: &mut TensorLayout, prefix: &str, width: f64, last_stride: i64) -> ResNet50 {
         let stem = Stem::new(layout, prefix, width);
         let strides = [1, 2, 2, last_stride];
         let stages = (1..=4)
@@ -58,7 +58,7 @@ impl ResNet50 {
 }
 
 impl Stem {
-    pub fn new(layout: &mut Layout, prefix: &str, width: f64) -> Stem {
+    pub fn new(layout: &mut TensorLayout, prefix: &str, width: f64) -> Stem {
         let channels = scaled(64, width);
         let (convolution, norm) = layer(layout, [prefix, "conv1"], [prefix, "bn1"], [channels, 3, 7, 7], 2);
         Stem(convolution, norm)
@@ -73,7 +73,7 @@ impl Stem {
 impl Stage {
     /// Blocks `blocks` of stage `number` (1 to 4), the first of which has `stride` if it is the stage's first.
     pub fn new(
-        layout: &mut Layout,
+        layout: &mut TensorLayout,
         prefix: &str,
         number: usize,
         blocks: std::ops::Range<usize>,
@@ -91,12 +91,12 @@ impl Stage {
     }
 
     /// The blocks of stage `number` after its first one.
-    pub fn rest(layout: &mut Layout, prefix: &str, number: usize, width: f64) -> Stage {
+    pub fn rest(layout: &mut TensorLayout, prefix: &str, number: usize, width: f64) -> Stage {
         Stage::new(layout, prefix, number, 1..STAGES[number - 1].1, width, 1)
     }
 
     /// All blocks of stage `number`.
-    pub fn whole(layout: &mut Layout, prefix: &str, number: usize, width: f64, stride: i64) -> Stage {
+    pub fn whole(layout: &mut TensorLayout, prefix: &str, number: usize, width: f64, stride: i64) -> Stage {
         Stage::new(layout, prefix, number, 0..STAGES[number - 1].1, width, stride)
     }
 
@@ -106,7 +106,7 @@ impl Stage {
 }
 
 impl Bottleneck {
-    fn new(layout: &mut Layout, name: &str, inputs: i64, channels: i64, stride: i64) -> Bottleneck {
+    fn new(layout: &mut TensorLayout, name: &str, inputs: i64, channels: i64, stride: i64) -> Bottleneck {
         let outputs = EXPANSION * channels;
         let layers = [
             layer(layout, [name, "conv1"], [name, "bn1"], [channels, inputs, 1, 1], 1),
@@ -132,7 +132,7 @@ impl Bottleneck {
 
 /// A convolution without bias and its BatchNorm; shape [O, I, K, K].
 fn layer(
-    layout: &mut Layout,
+    layout: &mut TensorLayout,
     convolution: [&str; 2],
     norm: [&str; 2],
     shape: [i64; 4],
@@ -152,10 +152,10 @@ mod tests {
 
     #[test]
     fn the_published_network_has_25_557_032_parameters_with_its_classifier() {
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         ResNet50::new(&mut layout, "", 1.0, 2);
         assert_eq!(layout.parameter_count() + 2048 * 1000 + 1000, 25_557_032);
-        let (parameters, buffers) = layout.places();
+        let (parameters, buffers) = layout.entries();
         assert_eq!(parameters.len() + buffers.len(), 265);
     }
 
@@ -181,7 +181,7 @@ mod tests {
             ),
         ];
         for (last_stride, shape, expected) in cases {
-            let mut layout = Layout::default();
+            let mut layout = TensorLayout::default();
             let network = ResNet50::new(&mut layout, "", 1.0, last_stride);
             let weights = Weights::new(&layout, 1, Device::Cpu);
             fill(&layout, &weights);

@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use super::layers::{BatchNorm, Convolution};
-use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase};
 
 pub struct ResNetCifar {
@@ -23,7 +23,7 @@ struct BasicBlock {
 
 impl ResNetCifar {
     /// `depth` = 6n + 2. Names as in akamaster/pytorch_resnet_cifar10.
-    pub fn new(layout: &mut Layout, depth: usize, classes: usize) -> ResNetCifar {
+    pub fn new(layout: &mut TensorLayout, depth: usize, classes: usize) -> ResNetCifar {
         let mut layer = |conv: &str, norm: &str, inputs: i64, outputs: i64, stride: i64| {
             let convolution = Convolution::new(layout, conv, inputs, outputs, 3, stride);
             (convolution, BatchNorm::new(layout, norm, outputs))
@@ -83,8 +83,8 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    fn network(depth: usize) -> (ResNetCifar, Layout) {
-        let mut layout = Layout::default();
+    fn network(depth: usize) -> (ResNetCifar, TensorLayout) {
+        let mut layout = TensorLayout::default();
         (ResNetCifar::new(&mut layout, depth, 10), layout)
     }
 

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::layers::{BatchNorm, Linear, Prelu};
 use super::resnet50::{self, ResNet50};
-use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
 
 const EMBEDDING: i64 = 512;
@@ -22,7 +22,7 @@ pub struct Sft {
 }
 
 impl Sft {
-    pub fn new(layout: &mut Layout, width: f64, last_stride: i64, classes: usize) -> Sft {
+    pub fn new(layout: &mut TensorLayout, width: f64, last_stride: i64, classes: usize) -> Sft {
         let (inputs, dimensions) = (resnet50::outputs(width), scaled(EMBEDDING, width));
         let shape = [classes as i64, dimensions];
         Sft {
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn parameters_and_features_are_those_of_the_same_network_in_pytorch() {
         // tests/reference/reid_models.py
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = Sft::new(&mut layout, 1.0, 1, CLASSES);
         assert_eq!(layout.parameter_count(), 24_942_656);
         let weights = Weights::new(&layout, 1, Device::Cpu);

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use super::layers::{BatchNorm, Linear};
 use super::resnet50::{self, ResNet50};
-use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
 
 const EMBEDDING: i64 = 1024;
@@ -19,7 +19,7 @@ pub struct SphereReid {
 }
 
 impl SphereReid {
-    pub fn new(layout: &mut Layout, width: f64, last_stride: i64, classes: usize) -> SphereReid {
+    pub fn new(layout: &mut TensorLayout, width: f64, last_stride: i64, classes: usize) -> SphereReid {
         let (inputs, dimensions) = (resnet50::outputs(width), scaled(EMBEDDING, width));
         // Kaiming for a linear activation; Xavier
         let embedding = Init::Gaussian((1.0 / inputs as f64).sqrt());
@@ -39,7 +39,7 @@ impl Model for SphereReid {
         let average = self.backbone.average(weights, images, phase);
         let mut x = self.before.forward(weights, &average, phase);
         if let Phase::Train(dropout) = phase {
-            x = dropout.halve(&x);
+            x = dropout.drop_half(&x);
         }
         let x = self.embedding.forward(weights, &x);
         Features::of_one_branch(self.after.forward(weights, &x, phase))
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn parameters_and_embeddings_are_those_of_the_same_network_in_pytorch() {
         // tests/reference/reid_models.py
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = SphereReid::new(&mut layout, 1.0, 1, CLASSES);
         assert_eq!(layout.parameter_count(), 26_381_376);
         let weights = Weights::new(&layout, 1, Device::Cpu);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn dropout_is_part_of_training_alone() {
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = SphereReid::new(&mut layout, 0.0625, 1, 5);
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = images(4, 32, 16);

@@ -6,7 +6,7 @@
 use tch::Tensor;
 
 use super::layers::{Convolution, Linear, Prelu};
-use super::weights::{Init, Layout, Parameter, Role, Weights};
+use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
 
 /// (channels, residual units) of each stage.
@@ -31,7 +31,7 @@ struct Layer {
 
 impl SphereFace {
     /// For images of `size` (height, width). `width` scales all channels and the embedding; 1 is the published network.
-    pub fn new(layout: &mut Layout, size: (usize, usize), width: f64, classes: usize) -> SphereFace {
+    pub fn new(layout: &mut TensorLayout, size: (usize, usize), width: f64, classes: usize) -> SphereFace {
         let scaled = |channels| scaled(channels, width);
         let mut inputs = 3;
         let mut stages = Vec::new();
@@ -91,8 +91,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    fn network(width: f64) -> (SphereFace, Layout) {
-        let mut layout = Layout::default();
+    fn network(width: f64) -> (SphereFace, TensorLayout) {
+        let mut layout = TensorLayout::default();
         (SphereFace::new(&mut layout, (112, 96), width, 10), layout)
     }
 
@@ -100,7 +100,7 @@ mod tests {
     fn the_published_network_has_22_666_944_parameters_up_to_the_embedding() {
         let layout = network(1.0).1;
         assert_eq!(layout.parameter_count() - 10 * 512, 22_666_944);
-        let entries = layout.places().0;
+        let entries = layout.entries().0;
         assert_eq!(entries.iter().filter(|entry| entry.name.starts_with("conv") && entry.shape.len() == 4).count(), 20);
         // conv1_1: Xavier's deviation is sqrt(1 / fan_in); the units' is 0.01
         let weights = Weights::new(&layout, 1, Device::Cpu);
@@ -117,7 +117,7 @@ mod tests {
         let weights = Weights::new(&layout, 1, Device::Cpu);
         let images = Tensor::randn([2, 3, 112, 96], (Kind::Float, Device::Cpu));
         assert_eq!(model.embed(&weights, &images).size(), [2, 64]);
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         let model = SphereFace::new(&mut layout, (33, 20), 0.125, 10);
         let images = Tensor::randn([2, 3, 33, 20], (Kind::Float, Device::Cpu));
         assert_eq!(model.embed(&Weights::new(&layout, 1, Device::Cpu), &images).size(), [2, 64]);
@@ -128,7 +128,7 @@ mod tests {
         let (model, layout) = network(1.0);
         let weights = Weights::new(&layout, 1, Device::Cpu);
         // PyTorch numbers a network's parameters in the order of its layers, weight before bias
-        let mut entries: Vec<_> = layout.places().0.into_iter().zip(weights.parameters()).collect();
+        let mut entries: Vec<_> = layout.entries().0.into_iter().zip(weights.parameters()).collect();
         entries.retain(|(entry, _)| entry.name != "fc6.weight");
         entries.sort_by_key(|(entry, _)| {
             let (layer, parameter) = entry.name.split_once('.').unwrap();

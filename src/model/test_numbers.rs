@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::{Layout, Weights};
+use super::{TensorLayout, Weights};
 
 /// Of the classifiers of the networks in tests/reference/reid_models.py.
 pub const CLASSES: usize = 751;
@@ -14,8 +14,8 @@ pub fn scattered(count: usize, number: usize) -> Vec<f64> {
 }
 
 /// Fills a network as tests/reference/reid_models.py does: tensor i, in the order of all names, from `scattered(i)`.
-pub fn fill(layout: &Layout, weights: &Weights) {
-    let (parameters, buffers) = layout.places();
+pub fn fill(layout: &TensorLayout, weights: &Weights) {
+    let (parameters, buffers) = layout.entries();
     let parameters = parameters.iter().zip(weights.parameters());
     let mut tensors: Vec<_> = parameters.chain(buffers.iter().zip(weights.buffers())).collect();
     tensors.sort_by(|a, b| a.0.name.cmp(&b.0.name));

@@ -42,7 +42,7 @@ pub struct Entry {
     pub shape: Vec<i64>,
     pub init: Init,
     pub role: Role,
-    /// First element in the flat tensor; set by `Layout::places`.
+    /// First element in the flat tensor; set by `TensorLayout::places`.
     pub offset: usize,
 }
 
@@ -68,12 +68,12 @@ impl Entry {
 
 /// The tensors that a model wants: written by its constructor, in any order.
 #[derive(Clone, Debug, Default)]
-pub struct Layout {
+pub struct TensorLayout {
     parameters: Vec<Entry>,
     buffers: Vec<Entry>,
 }
 
-impl Layout {
+impl TensorLayout {
     pub fn parameter(&mut self, name: &str, shape: &[i64], init: Init, role: Role) -> Parameter {
         self.parameters.push(Entry { name: name.into(), shape: shape.into(), init, role, offset: 0 });
         Parameter(self.parameters.len() - 1)
@@ -87,7 +87,7 @@ impl Layout {
 
     /// Gives every tensor its place, in the order of the names: the same for every process and every version of a
     /// constructor. Returns the entries in the order of creation.
-    pub fn places(&self) -> (Vec<Entry>, Vec<Entry>) {
+    pub fn entries(&self) -> (Vec<Entry>, Vec<Entry>) {
         let place = |entries: &[Entry]| {
             let mut entries = entries.to_vec();
             let mut order: Vec<usize> = (0..entries.len()).collect();
@@ -123,8 +123,8 @@ pub struct Weights {
 
 impl Weights {
     /// Initial weights: a function of the seed and the names alone.
-    pub fn new(layout: &Layout, seed: u64, device: Device) -> Weights {
-        let (parameters, buffers) = layout.places();
+    pub fn new(layout: &TensorLayout, seed: u64, device: Device) -> Weights {
+        let (parameters, buffers) = layout.entries();
         let fill = |entries: &[Entry]| {
             let mut values = vec![0f32; entries.iter().map(Entry::count).sum()];
             for entry in entries {

@@ -69,8 +69,8 @@ impl Part {
         Part { images: Arc::new(Dataset::part(images.clone(), indices)), ids, cameras }
     }
 
-    fn with<'a>(&'a self, features: &'a Tensor) -> retrieval::Images<'a> {
-        retrieval::Images { features, ids: &self.ids, cameras: &self.cameras }
+    fn with<'a>(&'a self, features: &'a Tensor) -> retrieval::ImageFeatures<'a> {
+        retrieval::ImageFeatures { features, ids: &self.ids, cameras: &self.cameras }
     }
 }
 
@@ -95,7 +95,7 @@ impl Goal for Retrieve {
         let chosen = features.index_select(0, &Tensor::from_slice(&self.queries).to_device(features.device()));
         let of = |column: &[i64]| self.queries.iter().map(|&query| column[query as usize]).collect::<Vec<_>>();
         let (ids, cameras) = (of(&self.validation.ids), of(&self.validation.cameras));
-        let query = retrieval::Images { features: &chosen, ids: &ids, cameras: &cameras };
+        let query = retrieval::ImageFeatures { features: &chosen, ids: &ids, cameras: &cameras };
         let (gallery, threads) = (self.validation.with(&features), training.config.run.threads);
         Ok(retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, threads)?.map_trapezoid)
     }

@@ -4,7 +4,7 @@
 use tch::{Tensor, no_grad_guard};
 
 use crate::config::{self, OptimizerName};
-use crate::model::{Layout, Role};
+use crate::model::{Role, TensorLayout};
 
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
@@ -23,10 +23,10 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// For parameters in the flat order of `layout`, with the state on the device of `flat` [P].
-    pub fn new(config: &config::Train, layout: &Layout, flat: &Tensor) -> Optimizer {
+    pub fn new(config: &config::Train, layout: &TensorLayout, flat: &Tensor) -> Optimizer {
         let mut decay = vec![0f32; layout.parameter_count()];
         let mut factors = vec![1f32; layout.parameter_count()];
-        for entry in layout.places().0 {
+        for entry in layout.entries().0 {
             let range = entry.offset..entry.offset + entry.count();
             match entry.role {
                 Role::NormOrBias if !config.decay_norm_and_bias => {}
@@ -117,7 +117,7 @@ mod tests {
             layers.set_text(line).unwrap();
         }
         let train = layers.resolve().unwrap().train;
-        let mut layout = Layout::default();
+        let mut layout = TensorLayout::default();
         layout.parameter("a.weight", &[2], Init::Constant(0.0), Role::Weight);
         layout.parameter("b.bias", &[1], Init::Constant(0.0), Role::NormOrBias);
         layout.parameter("c.bias", &[1], Init::Constant(0.0), Role::FastBias);

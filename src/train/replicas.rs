@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad, no_grad_guard};
 use crate::config::{self, Config, Precision};
 use crate::data::Batch;
 use crate::loss::{Head, Loss, batch_hard_triplet};
-use crate::model::{Dropout, Layout, Model, Phase, Weights};
+use crate::model::{Dropout, Model, Phase, TensorLayout, Weights};
 
 use super::Normalisation;
 
@@ -45,7 +45,7 @@ impl Replicas {
     pub fn new(
         config: &Config,
         model: Arc<dyn Model>,
-        layout: &Layout,
+        layout: &TensorLayout,
         normalisation: Normalisation,
         devices: &[Device],
     ) -> Replicas {
@@ -84,7 +84,7 @@ impl Replicas {
     }
 
     /// Replica 0's weights and the gradient [P] of the last `gradient` call.
-    pub fn main(&mut self) -> (&mut Weights, &mut Tensor) {
+    pub fn first(&mut self) -> (&mut Weights, &mut Tensor) {
         let main = &mut self.replicas[0];
         (&mut main.weights, &mut main.gradient)
     }
@@ -227,7 +227,7 @@ fn total(scalars: Vec<Tensor>) -> Tensor {
 mod tests {
     use super::*;
     use crate::config::{HeadKind, Layers};
-    use crate::loss::Fixed;
+    use crate::loss::FixedLoss;
     use crate::model::{Convolution, Features, Init, Parameter, Role};
 
     const STEP: Step = Step { number: 0, stream: 0 };
@@ -249,8 +249,8 @@ mod tests {
         }
     }
 
-    fn plain() -> (Arc<dyn Model>, Layout) {
-        let mut layout = Layout::default();
+    fn plain() -> (Arc<dyn Model>, TensorLayout) {
+        let mut layout = TensorLayout::default();
         let first = Convolution::new(&mut layout, "first", 3, 8, 3, 1);
         let second = Convolution::new(&mut layout, "second", 8, 16, 3, 2);
         let classifier = layout.parameter("linear.weight", &[5, 16], Init::Kaiming, Role::Weight);
@@ -263,7 +263,7 @@ mod tests {
         (config.loss.head, config.loss.scale, config.run.seed) = (Some(HeadKind::Normalised), 8.0, 3);
         let normalisation = Normalisation { mean: [128.0; 3], deviation: [64.0; 3] };
         let mut replicas = Replicas::new(&config, model, &layout, normalisation, &vec![Device::Cpu; count]);
-        replicas.set_loss(|_| Box::new(Fixed::ArcFace { m: 0.3 }));
+        replicas.set_loss(|_| Box::new(FixedLoss::ArcFace { m: 0.3 }));
         replicas
     }
 
@@ -280,7 +280,7 @@ mod tests {
             let batch = batch(size);
             let (a, b) = (one.gradient(&batch, STEP), two.gradient(&batch, STEP));
             assert!((f64::try_from(&a).unwrap() - f64::try_from(&b).unwrap()).abs() < 1e-5);
-            let (expected, found) = (one.main().1.copy(), two.main().1.copy());
+            let (expected, found) = (one.first().1.copy(), two.first().1.copy());
             let error = f64::try_from((&expected - &found).norm() / expected.norm()).unwrap();
             assert!(error < 1e-5, "{size} examples: relative error {error}");
             assert!(one.logits(&batch).allclose(&two.logits(&batch), 1e-5, 1e-5, false));
@@ -292,11 +292,11 @@ mod tests {
         let mut two = replicas(2);
         let batch = batch(8);
         let before = two.logits(&batch);
-        no_grad(|| two.main().0.flat *= 1.5);
+        no_grad(|| two.first().0.flat *= 1.5);
         two.synchronise();
         let mut one = replicas(1);
         assert!(one.logits(&batch).allclose(&before, 1e-6, 1e-6, false));
-        no_grad(|| one.main().0.flat *= 1.5);
+        no_grad(|| one.first().0.flat *= 1.5);
         assert!(one.logits(&batch).allclose(&two.logits(&batch), 1e-5, 1e-5, false));
     }
 
@@ -321,8 +321,8 @@ mod tests {
             0.0,
         );
         loss.backward();
-        for (entry, parameter) in layout.places().0.iter().zip(weights.parameters()) {
-            let found = ours.main().1.narrow(0, entry.offset as i64, entry.count() as i64);
+        for (entry, parameter) in layout.entries().0.iter().zip(weights.parameters()) {
+            let found = ours.first().1.narrow(0, entry.offset as i64, entry.count() as i64);
             let gradient = parameter.grad();
             let gradient = if gradient.dim() == 4 { gradient.permute([0, 2, 3, 1]) } else { gradient };
             assert!(found.allclose(&gradient.reshape(-1), 1e-4, 1e-6, false), "{}", entry.name);

@@ -8,7 +8,7 @@ use crate::config;
 use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
 use crate::loss::build;
-use crate::model::{Layout, Model};
+use crate::model::{Model, TensorLayout};
 use crate::state::TensorSpec;
 
 use super::{Normalisation, Optimizer, Replicas, Step};
@@ -61,12 +61,12 @@ impl Trainer {
     pub fn new(
         config: &config::Config,
         model: Arc<dyn Model>,
-        layout: &Layout,
+        layout: &TensorLayout,
         normalisation: Normalisation,
         devices: &[Device],
     ) -> Trainer {
         let mut replicas = Replicas::new(config, model, layout, normalisation, devices);
-        let optimizer = Optimizer::new(&config.train, layout, &replicas.main().0.flat);
+        let optimizer = Optimizer::new(&config.train, layout, &replicas.first().0.flat);
         Trainer { config: config.clone(), replicas, optimizer, specs: specs(layout, config.train.optimizer) }
     }
 
@@ -92,7 +92,7 @@ impl Trainer {
             let size = batch.labels.size()[0];
             let found = self.replicas.gradient(&batch, Step { number: step, stream: plan.stream });
             total += found.to_kind(Kind::Double) * size;
-            let (weights, gradient) = self.replicas.main();
+            let (weights, gradient) = self.replicas.first();
             self.optimizer.step(&mut weights.flat, gradient, rate, step);
             self.replicas.synchronise();
             examples += size;
@@ -101,7 +101,7 @@ impl Trainer {
             }
         }
         // the last step's update may have broken weights without a loss that shows it
-        let finite = self.replicas.main().0.flat.isfinite().all();
+        let finite = self.replicas.first().0.flat.isfinite().all();
         let finite = i64::try_from(finite).expect("a boolean") == 1;
         let mean = f64::try_from(total).expect("a scalar") / examples as f64;
         Ok(Some(if finite { mean } else { f64::NAN }))
@@ -158,13 +158,13 @@ impl Trainer {
     }
 
     fn state_tensors(&mut self) -> Vec<&mut Tensor> {
-        let weights = self.replicas.main().0;
+        let weights = self.replicas.first().0;
         [&mut weights.flat, &mut weights.flat_buffers].into_iter().chain(self.optimizer.state()).collect()
     }
 }
 
-fn specs(layout: &Layout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
-    let (parameters, buffers) = layout.places();
+fn specs(layout: &TensorLayout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
+    let (parameters, buffers) = layout.entries();
     let mut specs = Vec::new();
     let mut start = 0;
     let mut add = |entries: &[crate::model::Entry], path: &dyn Fn(&str) -> String| {

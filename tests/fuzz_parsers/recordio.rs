@@ -1,4 +1,4 @@
-use amlfs::data::prepare::recordio::Layout;
+use amlfs::data::prepare::recordio::RecordLayout;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ fn record_folders() {
             *file = bytes;
         }
         let [records, index, property, list] = files;
-        let Ok(layout) = Layout::parse(&records, &index, &property) else {
+        let Ok(layout) = RecordLayout::parse(&records, &index, &property) else {
             assert!(!pristine, "a valid folder is refused");
             return false;
         };

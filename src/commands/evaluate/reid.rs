@@ -44,8 +44,8 @@ fn measure(arguments: &ReidArguments, comm: &Comm) -> Result<()> {
     Ok(())
 }
 
-fn images(features: &LabelledFeatures) -> retrieval::Images<'_> {
-    retrieval::Images { features: &features.features, ids: &features.ids, cameras: &features.cameras }
+fn images(features: &LabelledFeatures) -> retrieval::ImageFeatures<'_> {
+    retrieval::ImageFeatures { features: &features.features, ids: &features.ids, cameras: &features.cameras }
 }
 
 /// Query and gallery of a packed file, embedded by a checkpoint's network with their mirror images, each rank a share.

@@ -7,7 +7,7 @@ mod reid;
 use std::path::Path;
 
 use crate::cli::PrepareCommand;
-use crate::data::{PrepareOptions, Report, Source, prepare};
+use crate::data::{PackingReport, PrepareOptions, Source, prepare};
 use crate::error::Result;
 use crate::terminal;
 
@@ -20,7 +20,7 @@ pub fn run(command: &PrepareCommand) -> Result<()> {
 }
 
 /// `prepare` with a progress bar.
-fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<Report> {
+fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<PackingReport> {
     let bar = terminal::bar(source.count() as u64, 0);
     bar.set_message("images");
     let report = prepare(source, options, out, &mut |done, _| bar.set_position(done as u64))?;
@@ -28,7 +28,7 @@ fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<R
     Ok(report)
 }
 
-fn print_skipped(report: &Report, out: &Path) {
+fn print_skipped(report: &PackingReport, out: &Path) {
     if !report.skipped.is_empty() {
         terminal::line(&format!(
             "skipped: {} files, {} of them images that can't be decoded; listed in {}.skipped.csv",

@@ -63,7 +63,7 @@ pub enum Split {
 
 /// Camera and split of each image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct CamerasAndSplits {
     pub cameras: Vec<u32>,
     pub splits: Vec<Split>,
 }
@@ -80,7 +80,7 @@ pub struct Packed {
     crc32: Vec<u32>,
     labels: Vec<u32>,
     identities: Vec<String>,
-    places: Option<Places>,
+    cameras_and_splits: Option<CamerasAndSplits>,
 }
 
 impl Packed {
@@ -128,7 +128,7 @@ impl Packed {
             crc32: column(&hdf5, "crc32")?,
             labels: column(&hdf5, "label")?,
             identities: texts(&hdf5, "identity")?,
-            places: places(&hdf5)?,
+            cameras_and_splits: cameras_and_splits(&hdf5)?,
         };
         packed.check_columns(self::dataset(&hdf5, "name")?.size())?;
         Ok(packed)
@@ -147,7 +147,7 @@ impl Packed {
             )
             .into());
         }
-        if let Some(Places { cameras, splits }) = &self.places
+        if let Some(CamerasAndSplits { cameras, splits }) = &self.cameras_and_splits
             && (cameras.len() != count || splits.len() != count)
         {
             let (cameras, splits) = (cameras.len(), splits.len());
@@ -180,8 +180,8 @@ impl Packed {
     }
 
     /// Cameras and splits, of people only.
-    pub fn places(&self) -> Option<&Places> {
-        self.places.as_ref()
+    pub fn cameras_and_splits(&self) -> Option<&CamerasAndSplits> {
+        self.cameras_and_splits.as_ref()
     }
 
     /// Name of image `index`: its path below the source's root, or its record's key. Opens the file anew; all names at
@@ -240,7 +240,7 @@ impl Packed {
 }
 
 /// Both columns or none.
-fn places(file: &hdf5::File) -> Outcome<Option<Places>> {
+fn cameras_and_splits(file: &hdf5::File) -> Outcome<Option<CamerasAndSplits>> {
     match (file.link_exists("camera"), file.link_exists("split")) {
         (false, false) => return Ok(None),
         (true, true) => {}
@@ -253,7 +253,7 @@ fn places(file: &hdf5::File) -> Outcome<Option<Places>> {
         _ => Err(format!("damaged: it has an image of split {number}; there are 0, 1 and 2")),
     };
     let splits = column::<u8>(file, "split")?.iter().map(split).collect::<std::result::Result<_, _>>()?;
-    Ok(Some(Places { cameras: column(file, "camera")?, splits }))
+    Ok(Some(CamerasAndSplits { cameras: column(file, "camera")?, splits }))
 }
 
 /// Images of a size of their own can't be read so: `Resized` gives them one.

@@ -33,8 +33,10 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         labels: vec![0, 1, 1],
         names: ["ä/1.png", "b/2.png", "b/3.png"].map(String::from).to_vec(),
         identities: ["ä", "b"].map(String::from).to_vec(),
-        places: people
-            .then(|| Places { cameras: vec![1, 1, 6], splits: vec![Split::Train, Split::Query, Split::Gallery] }),
+        cameras_and_splits: people.then(|| CamerasAndSplits {
+            cameras: vec![1, 1, 6],
+            splits: vec![Split::Train, Split::Query, Split::Gallery],
+        }),
     };
     (content, images.concat())
 }
@@ -97,7 +99,7 @@ fn files_are_kept_with_camera_and_split_and_have_no_common_size() {
     let packed = Packed::open(&path).unwrap();
     let (content, bytes) = content(Store::Files);
     assert_eq!((packed.count(), packed.size(), packed.store()), (3, (0, 0), Store::Files));
-    assert_eq!(packed.places(), content.places.as_ref());
+    assert_eq!(packed.cameras_and_splits(), content.cameras_and_splits.as_ref());
     let stored: Vec<u8> = (0..3).flat_map(|index| packed.stored(index).unwrap().to_vec()).collect();
     assert_eq!(stored, bytes);
     assert_eq!(packed.image(1).unwrap().dimensions(), (SIZE.1 as u32, SIZE.0 as u32));
@@ -110,7 +112,7 @@ fn images_of_any_store_are_decoded_in_their_size() {
     for store in [Store::Raw, Store::Jpeg] {
         let dir = tempfile::tempdir().unwrap();
         let packed = Packed::open(&packed(&dir, store)).unwrap();
-        assert_eq!(packed.places(), None);
+        assert_eq!(packed.cameras_and_splits(), None);
         let mut pixels = vec![0; SIZE.0 * SIZE.1 * 3];
         packed.read(2, &mut pixels).unwrap();
         assert_eq!(packed.image(2).unwrap().into_raw(), pixels);
@@ -121,7 +123,7 @@ fn images_of_any_store_are_decoded_in_their_size() {
 fn contradictions_between_cameras_and_splits_are_refused() {
     let (good, bytes) = content(Store::Files);
     let mut bad = good.clone();
-    bad.places.as_mut().unwrap().cameras.pop();
+    bad.cameras_and_splits.as_mut().unwrap().cameras.pop();
     assert!(open_unverified(&bad, &bytes).ends_with("damaged: 3 labels, but 2 cameras and 3 splits"));
     let mut bad = good.clone();
     bad.size = (4, 0);

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 
-use super::{FILETYPE, Images, Packed, Places, Store, VERSION};
+use super::{CamerasAndSplits, FILETYPE, Images, Packed, Store, VERSION};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
 
@@ -28,7 +28,7 @@ pub struct Content {
     /// Names by label.
     pub identities: Vec<String>,
     /// Of people only.
-    pub places: Option<Places>,
+    pub cameras_and_splits: Option<CamerasAndSplits>,
 }
 
 /// Writes a packed file with the images of `bytes`, one after the other and nothing else, so that `path` is at any time
@@ -81,7 +81,7 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
     write_texts(&file, "name", &content.names, "each image's path below the source's root, or its record's key")?;
     write_texts(&file, "identity", &content.identities, "name of each identity, by label")?;
 
-    if let Some(Places { cameras, splits }) = &content.places {
+    if let Some(CamerasAndSplits { cameras, splits }) = &content.cameras_and_splits {
         let splits: Vec<u8> = splits.iter().map(|&split| split as u8).collect();
         write_column(&file, "camera", cameras, "1", "number of the camera that took each image")?;
         write_column(&file, "split", &splits, "1", "0: image to train on, 1: query, 2: gallery")?;
@@ -103,7 +103,7 @@ fn verify(path: &Path, content: &Content) -> Result<()> {
         && packed.crc32 == content.crc32
         && packed.labels == content.labels
         && packed.identities == content.identities
-        && packed.places == content.places
+        && packed.cameras_and_splits == content.cameras_and_splits
         && packed.names()? == content.names;
     if !same {
         return Err(Error::failed("it gave something else"));

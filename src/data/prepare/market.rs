@@ -182,7 +182,7 @@ impl Source for Market {
         self.names[&number].clone()
     }
 
-    fn place(&self, index: usize) -> Option<(u32, Split)> {
+    fn camera_and_split(&self, index: usize) -> Option<(u32, Split)> {
         let image = &self.images[index];
         Some((image.camera, image.split))
     }
@@ -308,7 +308,7 @@ mod tests {
             let all = (0..market.count()).map(|index| {
                 let (person, bytes) = market.read(index).unwrap();
                 assert_eq!(*bytes, *market.name(index).as_bytes());
-                let (camera, split) = market.place(index).unwrap();
+                let (camera, split) = market.camera_and_split(index).unwrap();
                 (market.identity(person), camera, split)
             });
             let expected = [

@@ -148,8 +148,8 @@ mod tests {
 
     use super::*;
     use crate::data::{
-        Dataset, Images, Market, Persons, PrepareOptions, Report, Resized, Split, Store, batches, hold_out_by_camera,
-        prepare,
+        Dataset, Images, Market, PackingReport, Persons, PrepareOptions, Resized, Split, Store, batches,
+        hold_out_by_camera, prepare,
     };
 
     const TREE: MarketTree = MarketTree { identities: 12, images: 9, size: (64, 32), difficulty: 0.3, seed: 1 };
@@ -159,7 +159,7 @@ mod tests {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    fn packed(directory: &Path, max_skipped: f64) -> Result<(Market, Report)> {
+    fn packed(directory: &Path, max_skipped: f64) -> Result<(Market, PackingReport)> {
         let market = Market::open(&directory.join("tree"))?;
         let mut options = PrepareOptions::new((0, 0), Store::Files, "test");
         (options.max_skipped, options.threads) = (max_skipped, 2);
@@ -238,7 +238,7 @@ mod tests {
         let persons = Persons::open(&directory.path().join("out.h5")).unwrap();
         assert_eq!((persons.train.len(), persons.query.len(), persons.gallery.len()), (54, 36, 59));
         let names = persons.packed.names().unwrap();
-        let splits = &persons.packed.places().unwrap().splits;
+        let splits = &persons.packed.cameras_and_splits().unwrap().splits;
         for (index, name) in names.iter().enumerate() {
             let (folder, file) = name.split_once('/').unwrap();
             assert!(file.starts_with(&format!("{:04}_c{}s1_", persons.ids[index], persons.cameras[index])), "{name}");

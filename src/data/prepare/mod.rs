@@ -50,7 +50,7 @@ pub trait Source: Sync {
     fn identity(&self, number: u32) -> String;
 
     /// Camera and split of image `index`; of people only, then of every image.
-    fn place(&self, _index: usize) -> Option<(u32, Split)> {
+    fn camera_and_split(&self, _index: usize) -> Option<(u32, Split)> {
         None
     }
 
@@ -99,7 +99,7 @@ impl Options {
 
 /// What became of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
+pub struct PackingReport {
     /// In the packed file.
     pub images: usize,
     pub identities: usize,
@@ -132,7 +132,7 @@ pub fn prepare(
     options: &Options,
     out: &Path,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Report> {
+) -> Result<PackingReport> {
     if out.exists() {
         return Err(Error::file(out, "exists already; remove it or choose another name"));
     }
@@ -250,7 +250,7 @@ fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Co
     }
 }
 
-fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed: usize) -> (Report, Content) {
+fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed: usize) -> (PackingReport, Content) {
     let mut usable = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut excluded = BTreeSet::new();
@@ -263,8 +263,12 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
     }
     let labels: BTreeMap<u32, u32> = usable.iter().copied().zip(0..).collect();
 
-    let mut report =
-        Report { identities: labels.len(), excluded_identities: excluded.len(), resumed, ..Report::default() };
+    let mut report = PackingReport {
+        identities: labels.len(),
+        excluded_identities: excluded.len(),
+        resumed,
+        ..PackingReport::default()
+    };
     let mut content = Content {
         size: options.size,
         store: options.store,
@@ -275,7 +279,7 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
         labels: Vec::new(),
         names: Vec::new(),
         identities: usable.iter().map(|&identity| source.identity(identity)).collect(),
-        places: None,
+        cameras_and_splits: None,
     };
     for (index, entry) in entries.iter().enumerate() {
         match entry {
@@ -284,10 +288,10 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
                 content.crc32.push(*crc32);
                 content.labels.push(labels[identity]);
                 content.names.push(source.name(index));
-                if let Some((camera, split)) = source.place(index) {
-                    let places = content.places.get_or_insert_default();
-                    places.cameras.push(camera);
-                    places.splits.push(split);
+                if let Some((camera, split)) = source.camera_and_split(index) {
+                    let cameras_and_splits = content.cameras_and_splits.get_or_insert_default();
+                    cameras_and_splits.cameras.push(camera);
+                    cameras_and_splits.splits.push(split);
                 }
             }
             Entry::Excluded { .. } => report.excluded_images += 1,
@@ -306,7 +310,7 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
     (report, content)
 }
 
-fn check_skipped(out: &Path, options: &Options, report: &Report, journal: &Journal) -> Result<()> {
+fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal: &Journal) -> Result<()> {
     let all = report.images + report.undecodable;
     if report.undecodable as f64 <= options.max_skipped * all as f64 {
         return Ok(());

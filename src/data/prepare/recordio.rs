@@ -28,7 +28,7 @@ type ParsedFiles<T> = std::result::Result<T, (&'static str, String)>;
 pub struct RecordIo {
     directory: PathBuf,
     records: Mmap,
-    layout: Layout,
+    layout: RecordLayout,
 }
 
 impl RecordIo {
@@ -40,7 +40,7 @@ impl RecordIo {
         // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
         let records =
             unsafe { Mmap::map(&file) }.map_err(|why| Error::file(&path, format!("can't be mapped: {why}")))?;
-        let layout = Layout::parse(&records, &read(directory, "train.idx")?, &read(directory, "property")?)
+        let layout = RecordLayout::parse(&records, &read(directory, "train.idx")?, &read(directory, "property")?)
             .map_err(|(file, why)| Error::file(&directory.join(file), why))?;
         Ok(RecordIo { directory: directory.to_owned(), records, layout })
     }
@@ -86,7 +86,7 @@ fn read(directory: &Path, name: &str) -> Result<Vec<u8>> {
 
 /// Where the images are: everything about a folder but its bytes.
 #[derive(Debug)]
-pub struct Layout {
+pub struct RecordLayout {
     classes: usize,
     images: Vec<Entry>,
 }
@@ -98,11 +98,11 @@ struct Entry {
     offset: usize,
 }
 
-impl Layout {
+impl RecordLayout {
     /// Of the three files' bytes. If record 0 has flag 2, it is a header with labels (N0, N1): images are the keys 1 to
     /// N0 - 1, and identity records (not needed here) N0 to N1 - 1. With flag 0 every key is an image, in the index's
     /// order [insightface arcface_torch/dataset.py].
-    pub fn parse(records: &[u8], index: &[u8], property: &[u8]) -> ParsedFiles<Layout> {
+    pub fn parse(records: &[u8], index: &[u8], property: &[u8]) -> ParsedFiles<RecordLayout> {
         let classes = parse_property(property).map_err(|why| ("property", why))?;
         let images = parse_index(index, records.len()).map_err(|why| ("train.idx", why))?;
         let mut sorted = images.clone();
@@ -116,7 +116,7 @@ impl Layout {
         let wrong = |why: String| ("train.rec", format!("record 0 at offset {}: {why}", zero.offset));
         let fields = record(records, zero.offset).and_then(|bytes| Fields::parse(&bytes)).map_err(wrong)?;
         match fields.flag {
-            0 => Ok(Layout { classes, images }),
+            0 => Ok(RecordLayout { classes, images }),
             2 => {
                 let [n0, n1] = fields.labels;
                 match (whole(n0), whole(n1)) {
@@ -129,7 +129,7 @@ impl Layout {
                             );
                             return Err(("train.idx", why));
                         }
-                        Ok(Layout { classes, images: sorted[1..n0].to_vec() })
+                        Ok(RecordLayout { classes, images: sorted[1..n0].to_vec() })
                     }
                     _ => Err(wrong(format!("header labels ({n0}, {n1}) are no counts of records"))),
                 }

@@ -45,7 +45,7 @@ fn options(store: Store) -> Options {
     Options { threads: 3, date: "2026-01-02T03:04:05Z".into(), ..Options::new(SIZE, store, "test") }
 }
 
-fn run(dir: &TempDir, options: &Options) -> Result<Report> {
+fn run(dir: &TempDir, options: &Options) -> Result<PackingReport> {
     let source = Folder::open(&dir.path().join("in"))?;
     prepare(&source, options, &dir.path().join("out.h5"), &mut |_, _| {})
 }

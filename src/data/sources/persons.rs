@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::{Images, Packed, Places, Split};
+use crate::data::{CamerasAndSplits, Images, Packed, Split};
 use crate::error::{Error, Result};
 
 /// Numbers of the images of each split, who they show and which camera took them.
@@ -28,7 +28,7 @@ impl Persons {
     pub fn open(path: &Path) -> Result<Persons> {
         let packed = Packed::open(path)?;
         let other = |why: String| Error::file(path, format!("not written by amlfs prepare reid: {why}"));
-        let Some(Places { cameras, splits }) = packed.places() else {
+        let Some(CamerasAndSplits { cameras, splits }) = packed.cameras_and_splits() else {
             return Err(other("it has no cameras and splits".into()));
         };
         let number = |name: &String| name.parse::<u32>().map_err(|_| other(format!("{name:?} is no person's number")));
@@ -60,13 +60,13 @@ mod tests {
     use crate::data::packed::{Content, write};
 
     /// Images of one byte: (person, camera, split).
-    fn open(images: &[(&str, u32, Split)], with_places: bool) -> Result<Persons> {
+    fn open(images: &[(&str, u32, Split)], with_cameras: bool) -> Result<Persons> {
         let directory = tempfile::tempdir().unwrap();
         let mut identities: Vec<String> = images.iter().map(|(person, ..)| person.to_string()).collect();
         identities.sort();
         identities.dedup();
         let label = |person: &str| identities.iter().position(|name| name == person).unwrap() as u32;
-        let places = Places {
+        let cameras_and_splits = CamerasAndSplits {
             cameras: images.iter().map(|image| image.1).collect(),
             splits: images.iter().map(|image| image.2).collect(),
         };
@@ -80,7 +80,7 @@ mod tests {
             labels: images.iter().map(|(person, ..)| label(person)).collect(),
             names: (0..images.len()).map(|index| index.to_string()).collect(),
             identities,
-            places: with_places.then_some(places),
+            cameras_and_splits: with_cameras.then_some(cameras_and_splits),
         };
         let (bytes, path) = (directory.path().join("bytes"), directory.path().join("persons.h5"));
         fs::write(&bytes, vec![7; images.len()]).unwrap();
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn other_packed_files_are_refused() {
-        let error = |images: &[_], with_places| open(images, with_places).err().unwrap().to_string();
+        let error = |images: &[_], with_cameras| open(images, with_cameras).err().unwrap().to_string();
         let text = error(&GOOD, false);
         assert!(
             text.ends_with("persons.h5: not written by amlfs prepare reid: it has no cameras and splits"),

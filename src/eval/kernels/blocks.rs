@@ -8,11 +8,11 @@ use crate::comm::Comm;
 use crate::error::Result;
 
 /// Items of a block. Fixed: then what is computed, and its bits, depends on neither ranks nor threads.
-pub const BLOCK: usize = 128;
+pub const ITEMS_PER_BLOCK: usize = 128;
 
 /// Of each of `count` items a record of as many numbers: [count, record], on all ranks, all of which call this. `work`
 /// gives those of a block, [block, record].
-pub fn shared(
+pub fn records_of_all(
     comm: &Comm,
     threads: usize,
     count: usize,
@@ -21,11 +21,11 @@ pub fn shared(
 ) -> Result<Vec<f64>> {
     let mut share = comm.agree(on_threads(threads, own_blocks(comm, count), work))?.concat();
     // ranks send equal numbers; only the last block is shorter, and nothing of its rank's comes after it
-    let length = blocks(count).len().div_ceil(comm.size()) * BLOCK * record;
+    let length = blocks(count).len().div_ceil(comm.size()) * ITEMS_PER_BLOCK * record;
     share.resize(length, 0.0);
     let shares = comm.all_gather(&share);
     let of_block = |(b, block): (usize, Range<usize>)| {
-        let start = b % comm.size() * length + b / comm.size() * BLOCK * record;
+        let start = b % comm.size() * length + b / comm.size() * ITEMS_PER_BLOCK * record;
         &shares[start..][..block.len() * record]
     };
     Ok(blocks(count).enumerate().map(of_block).collect::<Vec<_>>().concat())
@@ -37,7 +37,7 @@ pub fn own_blocks(comm: &Comm, count: usize) -> Vec<Range<usize>> {
 }
 
 pub fn blocks(count: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
-    (0..count.div_ceil(BLOCK)).map(move |b| b * BLOCK..((b + 1) * BLOCK).min(count))
+    (0..count.div_ceil(ITEMS_PER_BLOCK)).map(move |b| b * ITEMS_PER_BLOCK..((b + 1) * ITEMS_PER_BLOCK).min(count))
 }
 
 /// `work` of each block, in their order. While it runs, libtorch has one thread.
@@ -79,7 +79,7 @@ mod tests {
         for (count, threads) in [(0, 2), (1, 1), (128, 3), (300, 1), (1000, 3)] {
             let work = |block: Range<usize>| Ok(block.flat_map(|item| [item as f64, 1.0]).collect());
             let expected: Vec<f64> = (0..count).flat_map(|item| [item as f64, 1.0]).collect();
-            assert_eq!(shared(&Comm::single(), threads, count, 2, work).unwrap(), expected);
+            assert_eq!(records_of_all(&Comm::single(), threads, count, 2, work).unwrap(), expected);
         }
     }
 
@@ -89,6 +89,6 @@ mod tests {
             0 => Ok(vec![]),
             start => Err(Error::failed(start.to_string())),
         };
-        assert_eq!(shared(&Comm::single(), 3, 1000, 0, work).unwrap_err().to_string(), "128");
+        assert_eq!(records_of_all(&Comm::single(), 3, 1000, 0, work).unwrap_err().to_string(), "128");
     }
 }

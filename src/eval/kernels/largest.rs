@@ -2,17 +2,17 @@
 
 /// Keeps up to twice as many as asked and halves by selection now and then: constant time per score, no heap.
 #[derive(Clone, Debug)]
-pub struct Top {
+pub struct Largest {
     capacity: usize,
     values: Vec<f32>,
     threshold: f32,
 }
 
-impl Top {
+impl Largest {
     /// The `capacity` largest; 0 keeps none.
-    pub fn new(capacity: usize) -> Top {
+    pub fn new(capacity: usize) -> Largest {
         let threshold = if capacity == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
-        Top { capacity, values: Vec::new(), threshold }
+        Largest { capacity, values: Vec::new(), threshold }
     }
 
     pub fn capacity(&self) -> usize {
@@ -46,7 +46,7 @@ impl Top {
 
 #[cfg(test)]
 mod tests {
-    use super::Top;
+    use super::Largest;
 
     #[test]
     fn the_largest_are_kept_whatever_the_order() {
@@ -55,7 +55,7 @@ mod tests {
             let mut expected = scores.clone();
             expected.sort_by(|a, b| b.total_cmp(a));
             expected.resize(capacity, f32::NEG_INFINITY);
-            let (mut forwards, mut backwards) = (Top::new(capacity), Top::new(capacity));
+            let (mut forwards, mut backwards) = (Largest::new(capacity), Largest::new(capacity));
             scores.iter().for_each(|&score| forwards.push(score));
             scores.iter().rev().for_each(|&score| backwards.push(score));
             assert_eq!(forwards.sorted(), expected);
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn zeros_of_either_sign_are_one() {
-        let mut top = Top::new(1);
+        let mut top = Largest::new(1);
         [-0.0, 0.0, -0.0].into_iter().for_each(|score| top.push(score));
         assert_eq!(top.sorted()[0].to_bits(), 0.0f32.to_bits());
     }

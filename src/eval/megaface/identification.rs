@@ -16,12 +16,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product, to_vec};
-use crate::eval::kernels::largest::Top;
+use crate::eval::kernels::largest::Largest;
 use crate::eval::pairs::verification::false_accepts;
 
 /// Distractors are dealt out in blocks of this many, block b to rank b % ranks: results are then equal to the bit
 /// whatever the number of ranks.
-pub const BLOCK: usize = 8192;
+pub const DISTRACTORS_PER_BLOCK: usize = 8192;
 /// The number of ranks of the CMC that the MegaFace figures show.
 pub const RANKS: usize = 1000;
 
@@ -38,7 +38,7 @@ pub struct Identification {
     tiles: Vec<Tile>,
     probes: Tensor,
     keep: usize,
-    impostors: Top,
+    impostors: Largest,
     distractors: u64,
     threads: usize,
     one_dnn: bool,
@@ -51,14 +51,14 @@ pub struct Mates(Vec<(usize, f32)>);
 struct Tile {
     /// [probes, D]
     features: Tensor,
-    best: Vec<Top>,
+    best: Vec<Largest>,
     /// Of each probe: a score that is not larger changes nothing.
     thresholds: Vec<f32>,
 }
 
 /// The largest impostor scores, as the threads share them.
 struct Impostors<'a> {
-    top: Mutex<&'a mut Top>,
+    top: Mutex<&'a mut Largest>,
     /// The list's threshold as bits; may lag behind.
     threshold: AtomicU32,
 }
@@ -84,12 +84,12 @@ impl Identification {
         let probes = probes.detach().contiguous();
         let tile = |features: Tensor| {
             let count = features.size()[0] as usize;
-            Tile { features, best: vec![Top::new(keep); count], thresholds: vec![f32::NEG_INFINITY; count] }
+            Tile { features, best: vec![Largest::new(keep); count], thresholds: vec![f32::NEG_INFINITY; count] }
         };
         Ok(Identification {
             tiles: probes.split(TILE as i64, 0).into_iter().map(tile).collect(),
             keep,
-            impostors: Top::new(impostors),
+            impostors: Largest::new(impostors),
             distractors: 0,
             threads,
             one_dnn: has_one_dnn(&probes),
@@ -97,7 +97,7 @@ impl Identification {
         })
     }
 
-    /// Scores the distractors of `block` [n, D] f32, of the probes' device, in any number; see `BLOCK`. Features that
+    /// Scores the distractors of `block` [n, D] f32, of the probes' device, in any number; see `DISTRACTORS_PER_BLOCK`. Features that
     /// are not finite are an error, after which the state is of no use. While it runs, libtorch has one thread.
     pub fn add(&mut self, block: &Tensor) -> Result<()> {
         check_matrix(block, "distractors")?;
@@ -202,7 +202,7 @@ impl Identification {
     pub fn merge_top(&mut self, probes: Range<usize>, parts: &[f32]) {
         assert!(parts.len().is_multiple_of((probes.len() * self.keep).max(1)), "whole parts");
         for (i, probe) in probes.clone().enumerate() {
-            let mut top = Top::new(self.keep);
+            let mut top = Largest::new(self.keep);
             for part in parts.chunks_exact(probes.len() * self.keep) {
                 part[i * self.keep..][..self.keep].iter().for_each(|&score| top.push(score));
             }
@@ -213,7 +213,7 @@ impl Identification {
     /// Takes over what `impostors` and `distractors` returned, of all parts, this one's own among them:
     /// [parts, impostors] and the sum.
     pub fn merge_impostors(&mut self, parts: &[f32], distractors: u64) {
-        self.impostors = Top::new(self.impostors.capacity());
+        self.impostors = Largest::new(self.impostors.capacity());
         parts.iter().for_each(|&score| self.impostors.push(score));
         self.distractors = distractors;
     }
@@ -290,7 +290,7 @@ impl Identification {
         if mates.is_empty() { Err(Error::failed("no identity has two probes")) } else { Ok(Mates(mates)) }
     }
 
-    fn best(&self, probe: usize) -> &Top {
+    fn best(&self, probe: usize) -> &Largest {
         &self.tiles[probe / TILE].best[probe % TILE]
     }
 }

@@ -13,7 +13,7 @@ pub use identification::Identification;
 use super::normalise_rows;
 use crate::comm::Comm;
 use crate::error::Result;
-use identification::{BLOCK, Mates, RANKS, impostors_needed};
+use identification::{DISTRACTORS_PER_BLOCK, Mates, RANKS, impostors_needed};
 
 /// The false-accept rate of MegaFace's verification figures.
 pub const FAR: f64 = 1e-6;
@@ -90,8 +90,8 @@ pub fn identify(
     mut read: impl FnMut(Range<usize>) -> Result<Tensor>,
 ) -> Result<Vec<Vec<Rates>>> {
     let mut score = || -> Result<()> {
-        for block in (comm.rank()..count.div_ceil(BLOCK)).step_by(comm.size()) {
-            let range = block * BLOCK..((block + 1) * BLOCK).min(count);
+        for block in (comm.rank()..count.div_ceil(DISTRACTORS_PER_BLOCK)).step_by(comm.size()) {
+            let range = block * DISTRACTORS_PER_BLOCK..((block + 1) * DISTRACTORS_PER_BLOCK).min(count);
             let features = read(range.clone())?;
             for measurement in measurements.iter_mut().flatten() {
                 if let Some(members) = members_of(&measurement.members, &features, &range) {

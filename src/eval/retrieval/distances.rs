@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::kernels::blocks;
 use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product, to_vec};
 
-/// Rows of one product: with a block of `blocks::BLOCK` features they and their scores fit a cache.
+/// Rows of one product: with a block of `blocks::ITEMS_PER_BLOCK` features they and their scores fit a cache.
 const PIECE: i64 = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -41,7 +41,7 @@ impl Points {
         }
         let _one = OneThread::new(); // sums whose order does not depend on the number of threads
         let mut squares = Vec::with_capacity(rows.len());
-        for block in features.split(blocks::BLOCK as i64, 0) {
+        for block in features.split(blocks::ITEMS_PER_BLOCK as i64, 0) {
             let sums = (&block * &block).f_sum_dim_intlist(1, false, Kind::Float)?;
             squares.extend(to_vec(&sums)?);
         }

@@ -14,7 +14,7 @@ use tch::Tensor;
 pub use distances::Metric;
 pub use reranking::Reranking;
 
-use super::kernels::blocks::shared;
+use super::kernels::blocks::records_of_all;
 use crate::comm::Comm;
 use crate::error::{Error, Result};
 use distances::Points;
@@ -26,7 +26,7 @@ pub const JUNK: i64 = -1;
 pub const RANKS: usize = 50;
 
 /// Queries or a gallery.
-pub struct Images<'a> {
+pub struct ImageFeatures<'a> {
     /// [N, D] f32, on the device that is to score.
     pub features: &'a Tensor,
     /// [N]
@@ -59,8 +59,8 @@ pub struct Figures {
 /// (CPU). Errors: no images; lengths that differ; what `Points::new` and `Reranked::new` reject; no query with a match.
 pub fn retrieve(
     comm: &Comm,
-    query: &Images,
-    gallery: &Images,
+    query: &ImageFeatures,
+    gallery: &ImageFeatures,
     metric: Metric,
     reranking: Option<Reranking>,
     threads: usize,
@@ -91,7 +91,7 @@ pub fn retrieve(
     }
 }
 
-impl Images<'_> {
+impl ImageFeatures<'_> {
     fn check(&self, what: &str) -> Result<()> {
         let (size, ids, cameras) = (self.features.size(), self.ids.len(), self.cameras.len());
         if size.len() == 2 && size[0] as usize == ids && ids == cameras {
@@ -121,7 +121,7 @@ struct Ranked {
 }
 
 impl<'a> Ranking<'a> {
-    fn new(query: &Images<'a>, gallery: &Images, kept: &[usize]) -> Result<Ranking<'a>> {
+    fn new(query: &ImageFeatures<'a>, gallery: &ImageFeatures, kept: &[usize]) -> Result<Ranking<'a>> {
         let mut of_id: HashMap<i64, Vec<usize>> = HashMap::new();
         for (i, &image) in kept.iter().enumerate() {
             of_id.entry(gallery.ids[image]).or_default().push(i);
@@ -151,7 +151,7 @@ impl<'a> Ranking<'a> {
         distances: impl Fn(Range<usize>) -> Result<Vec<f32>> + Sync,
     ) -> Result<Figures> {
         let queries = self.query_ids.len();
-        let records = shared(comm, threads, queries, 4, |block| {
+        let records = records_of_all(comm, threads, queries, 4, |block| {
             let mut distances = distances(block.clone())?;
             let rows = distances.chunks_exact_mut(self.cameras.len());
             let ranked = block.zip(rows).map(|(query, row)| {

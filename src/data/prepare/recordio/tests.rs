@@ -62,7 +62,7 @@ fn images_are_read_by_number_with_their_first_label() {
 #[test]
 fn every_key_of_a_flat_file_is_an_image() {
     let (bytes, index) = files(&[frame(0, &payload(0, 1.0, &[], b"a")), frame(0, &payload(1, 0.0, &[0.0], b"b"))]);
-    let layout = Layout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
+    let layout = RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
     assert_eq!(layout.count(), 2);
     assert_eq!(layout.image(&bytes, 0).unwrap(), (1, Cow::Borrowed(&b"a"[..])));
     assert_eq!(layout.image(&bytes, 1).unwrap(), (0, Cow::Borrowed(&b"b"[..])));
@@ -73,7 +73,7 @@ fn split_records_are_joined_with_the_magic_between_the_parts() {
     let whole = [&payload(0, 1.0, &[], b"abcd")[..], &MAGIC, b"efgh", &MAGIC, b"ij"].concat();
     let split = [frame(1, &whole[..28]), frame(2, b"efgh"), frame(3, b"ij")].concat();
     let (bytes, index) = files(&[split]);
-    let layout = Layout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
+    let layout = RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
     assert_eq!(layout.image(&bytes, 0).unwrap(), (1, Cow::Owned(whole[24..].to_vec())));
 }
 
@@ -94,7 +94,7 @@ fn missing_files_are_named() {
 /// The error of opening a folder with this record 0, or with this index or property.
 fn refusal(records: &[Vec<u8>], index: Option<&str>, property: &str) -> String {
     let (bytes, own) = files(records);
-    let (file, why) = Layout::parse(&bytes, index.unwrap_or(&own).as_bytes(), property.as_bytes()).unwrap_err();
+    let (file, why) = RecordLayout::parse(&bytes, index.unwrap_or(&own).as_bytes(), property.as_bytes()).unwrap_err();
     format!("{file}: {why}")
 }
 
@@ -145,7 +145,7 @@ fn image_refusal(record: Vec<u8>) -> String {
     records.truncate(2);
     records[0] = frame(0, &payload(2, 0.0, &[2.0, 2.0], b""));
     let (bytes, index) = files(&records);
-    Layout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap().image(&bytes, 0).unwrap_err()
+    RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap().image(&bytes, 0).unwrap_err()
 }
 
 #[test]

@@ -120,9 +120,9 @@ fn bits(scores: &[f32]) -> Vec<u32> {
 #[test]
 fn one_two_and_four_parts_are_equal_to_the_last_bit() {
     const KEEP: usize = 20;
-    let (probes, distractors) = (unit(300), unit(3 * BLOCK as i64 + 5));
+    let (probes, distractors) = (unit(300), unit(3 * DISTRACTORS_PER_BLOCK as i64 + 5));
     let labels: Vec<i64> = (0..300).map(|i| i % 70).collect();
-    let blocks = distractors.split(BLOCK as i64, 0);
+    let blocks = distractors.split(DISTRACTORS_PER_BLOCK as i64, 0);
     let mut first: Option<Identification> = None;
     for (parts, threads) in [(1, 1), (2, 1), (4, 2)] {
         let part = |rank: usize| {
