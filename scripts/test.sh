@@ -12,3 +12,5 @@ cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 # one test program after the other, as cargo does; those that start ranks take the machine's cores themselves
 cargo test --release --locked --no-fail-fast --lib --tests "$@"
+# the examples in the documentation
+cargo test --release --locked --doc

@@ -12,9 +12,9 @@ use crate::config::Config;
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::search::{Progress, Recorder};
-use crate::state::{EpochRecord, TensorSpec};
+use crate::state::{EPOCH_COLUMNS, EpochRecord, TensorSpec};
 use crate::stop::Stop;
-use crate::terminal::{self, EPOCH_HEADER, Summary, epoch_row};
+use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
 
 pub struct RunDirectory {
@@ -110,30 +110,14 @@ impl RunDirectory {
         let path = self.path.join("metrics.csv");
         let failed = |why: csv::Error| Error::file(&path, why);
         let mut writer = csv::Writer::from_writer(Vec::new());
-        let names = "epoch learning_rate reward_min reward_mean reward_max best failed gradient_norm delta_norm train_loss \
-                     images_per_second seconds train_seconds validation_seconds wait_seconds exchange_seconds checkpoint_seconds";
         let mu = history.first().map_or(0, |record| record.mu.len());
-        let header = names.split_whitespace().map(String::from).chain((0..mu).map(|i| format!("mu_{i}")));
+        let names = EPOCH_COLUMNS.iter().map(|column| column.name.to_owned());
+        let header = ["epoch".to_owned()].into_iter().chain(names).chain((0..mu).map(|i| format!("mu_{i}")));
         writer.write_record(header).map_err(failed)?;
         for (i, record) in history.iter().enumerate() {
-            let summary = Summary::of(record);
-            let whole = [(i + 1).to_string(), record.learning_rate.to_string()];
-            let rewards = [summary.reward_min, summary.reward_mean, summary.reward_max].map(|x| x.to_string());
-            let counts = [record.best.to_string(), summary.failed.to_string()];
-            let rest = [
-                record.gradient_norm,
-                record.delta_norm,
-                summary.train_loss,
-                record.images_per_second,
-                record.seconds,
-                summary.train_seconds,
-                summary.validation_seconds,
-                record.wait_seconds,
-                record.exchange_seconds,
-                record.checkpoint_seconds,
-            ];
-            let numbers = rest.iter().chain(&record.mu).map(f64::to_string);
-            writer.write_record(whole.into_iter().chain(rewards).chain(counts).chain(numbers)).map_err(failed)?;
+            let figures = EPOCH_COLUMNS.iter().map(|column| column.text(record));
+            let row = [(i + 1).to_string()].into_iter().chain(figures).chain(record.mu.iter().map(f64::to_string));
+            writer.write_record(row).map_err(failed)?;
         }
         self.write("metrics.csv", &writer.into_inner().map_err(|why| Error::file(&path, why))?)
     }
@@ -195,7 +179,7 @@ impl<'a> RunRecorder<'a> {
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
         if self.root {
-            terminal::line(EPOCH_HEADER);
+            terminal::line(&epoch_header());
             self.print_rows(history);
         }
     }

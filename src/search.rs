@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use crate::comm::Comm;
-use crate::config::{self, DataOrder};
+use crate::config::{self, DataOrder, LossName};
 use crate::error::{Error, Result};
-use crate::policy::{Policy, Update};
+use crate::loss::Space;
+use crate::policy::{self, Policy, Update};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
 use crate::task::{Epoch, Task};
 use crate::train::Observer;
@@ -35,6 +36,21 @@ pub trait Recorder {
     fn should_stop(&mut self, last_round_seconds: f64) -> bool;
 }
 
+/// The policy of a configuration at its start: mu is softmax. With a fixed loss there is nothing to search.
+pub fn policy(config: &config::Config) -> Box<dyn Policy> {
+    let config::Config { search, loss, run, .. } = config;
+    let space = Space { intervals: if loss.name == LossName::Unified { search.intervals } else { 0 } };
+    let settings = policy::Settings {
+        samples: search.samples,
+        learning_rate: search.learning_rate,
+        betas: search.betas,
+        seed: run.seed,
+    };
+    let name = clap::ValueEnum::to_possible_value(&search.policy).expect("no name is hidden");
+    let kind = policy::find(name.get_name()).expect("every name has a policy");
+    kind.start(settings, space.identity(), space.sigma(search.sigma, search.transforms))
+}
+
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
 /// `progress` must be the same on all ranks, its history on rank 0. Returns the final progress; the task holds the
 /// final model. Errors: every sample of a round failed; the task's and the recorder's own.
@@ -42,90 +58,46 @@ pub fn run(
     config: &config::Config,
     comm: &Comm,
     task: &mut dyn Task,
-    policy: &mut Policy,
+    policy: &mut dyn Policy,
     recorder: &mut dyn Recorder,
     mut progress: Progress,
 ) -> Result<Progress> {
-    let config::Config { search, train, .. } = config;
+    let epochs = config.train.epochs;
     policy.set_state(progress.policy.clone());
     let mut checkpoint_seconds = 0.0;
-    while progress.epoch < train.epochs {
+    while progress.epoch < epochs {
         let started = Instant::now();
-        let round = Round::next(search, train.epochs, progress.epoch);
+        let round = Round::next(&config.search, epochs, progress.epoch);
         let thetas = round.thetas(policy);
-        let mine: Vec<usize> = (comm.rank()..round.samples).step_by(comm.size()).collect();
-        recorder.round(round.epochs.clone(), mine.len() * round.epochs.len() * task.steps());
-
-        let mut candidate = vec![0.0; progress.state.len()];
-        let mut outcomes = Vec::new();
-        let mut best: Option<(usize, f64)> = None;
-        for &sample in &mine {
-            let stream = match search.data_order {
-                DataOrder::Common => 0,
-                DataOrder::Independent => sample as u64,
-            };
-            let outcome = round.train(task, &thetas[sample], stream, &progress.state, recorder.observer())?;
-            let interrupted = outcome.interrupted;
-            // ties: the lowest index, as over all ranks below
-            if outcome.reward.is_finite() && best.is_none_or(|(_, reward)| outcome.reward > reward) {
-                best = Some((sample, outcome.reward));
-                task.save(&mut candidate);
-            }
-            outcomes.push(outcome);
-            if interrupted {
-                break;
-            }
-        }
+        let (mine, candidate) = round.train_mine(comm, task, &thetas, &progress.state, recorder)?;
 
         let waiting = Instant::now();
         comm.barrier();
         let wait_seconds = waiting.elapsed().as_secs_f64();
         let exchanging = Instant::now();
-        let Some(outcomes) = round.gather(comm, &outcomes) else {
-            return Err(Error::Stopped(format!(
-                "stopped in epoch {}; everything up to epoch {} is saved",
-                progress.epoch + 1,
-                progress.epoch
-            )));
-        };
-        let rewards: Vec<f64> = outcomes.iter().map(|outcome| outcome.reward).collect();
-        let Some(best) = argmax(&rewards) else {
-            return Err(Error::failed(format!(
-                "in epoch {} every sample failed (its loss or reward was not finite); lower train.learning_rate or search.sigma",
-                round.epochs.end
-            )));
-        };
+        let samples = round.gather(comm, &mine)?;
+        let best = round.best(&samples)?;
         let mu = policy.state().mu.clone();
-        let update = round.update(comm, policy, &thetas, &rewards);
+        let update = round.update(comm, policy, &thetas, &samples);
         // the best sample's rank holds it as its candidate; all go on from it
         progress.state = candidate;
         comm.broadcast_f32(&mut progress.state, best % comm.size());
-
         progress.policy = policy.state().clone();
+        progress.epoch = round.epochs.end;
         if comm.is_root() {
             let timings = Timings {
                 ranks: comm.size(),
-                started,
+                seconds: started.elapsed().as_secs_f64(),
                 wait_seconds,
                 exchange_seconds: exchanging.elapsed().as_secs_f64(),
                 checkpoint_seconds,
             };
-            progress.history.extend(round.records(
-                search.samples,
-                task,
-                &mu,
-                &thetas,
-                &outcomes,
-                best,
-                &update,
-                &timings,
-            ));
+            progress.history.extend(round.records(task, &Exchange { mu, thetas, samples, best, update, timings }));
         }
-        progress.epoch = round.epochs.end;
+
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
-
-        let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < train.epochs;
+        let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(Error::Stopped(format!("stopped after epoch {}; everything is saved", progress.epoch)));
         }
@@ -134,12 +106,37 @@ pub fn run(
     Ok(progress)
 }
 
-/// One exchange: which epochs lead to it and how many samples train in them.
+impl Progress {
+    /// Rank 0's epoch, policy and state on all ranks; their vectors have equal lengths everywhere already.
+    pub fn broadcast(&mut self, comm: &Comm) {
+        let mut epoch = [self.epoch as f64];
+        comm.broadcast_f64(&mut epoch, 0);
+        self.epoch = epoch[0] as usize;
+        broadcast_policy(comm, &mut self.policy);
+        comm.broadcast_f32(&mut self.state, 0);
+    }
+}
+
+/// What changes in a policy's state from round to round.
+fn broadcast_policy(comm: &Comm, policy: &mut PolicyState) {
+    let PolicyState { mu, sigma, step, memory } = policy;
+    let mut updates = vec![*step as f64];
+    let memory = memory.iter_mut().map(|vector| &mut vector.values);
+    for values in [&mut updates, mu, sigma].into_iter().chain(memory) {
+        comm.broadcast_f64(values, 0);
+    }
+    *step = updates[0] as u64;
+}
+
+/// Which epochs lead to an exchange and how many samples train in them.
 struct Round {
     epochs: std::ops::Range<usize>,
     /// 1 while warming up: all samples would train with mu.
     samples: usize,
+    /// B, that a record has room for.
+    recorded: usize,
     warmup: bool,
+    data_order: DataOrder,
 }
 
 /// How one sample's round ended.
@@ -154,9 +151,20 @@ struct TrainedSample {
     validation_seconds: f64,
 }
 
+/// What rank 0 knows of a round when it is over.
+struct Exchange {
+    /// That the thetas were drawn from.
+    mu: Vec<f64>,
+    thetas: Vec<Vec<f64>>,
+    samples: Vec<TrainedSample>,
+    best: usize,
+    update: Update,
+    timings: Timings,
+}
+
 struct Timings {
     ranks: usize,
-    started: Instant,
+    seconds: f64,
     wait_seconds: f64,
     exchange_seconds: f64,
     checkpoint_seconds: f64,
@@ -167,15 +175,51 @@ impl Round {
     fn next(search: &config::Search, epochs: usize, epoch: usize) -> Round {
         let warmup = epoch < search.warmup_epochs;
         let limit = if warmup { search.warmup_epochs.min(epochs) } else { epochs };
-        let samples = if warmup { 1 } else { search.samples };
-        Round { epochs: epoch..(epoch + search.round_epochs).min(limit), samples, warmup }
+        Round {
+            epochs: epoch..(epoch + search.round_epochs).min(limit),
+            samples: if warmup { 1 } else { search.samples },
+            recorded: search.samples,
+            warmup,
+            data_order: search.data_order,
+        }
     }
 
-    fn thetas(&self, policy: &Policy) -> Vec<Vec<f64>> {
-        if self.warmup {
-            return vec![policy.state().mu.clone()];
+    fn thetas(&self, policy: &dyn Policy) -> Vec<Vec<f64>> {
+        if self.warmup { vec![policy.state().mu.clone()] } else { policy.ask(self.epochs.start) }
+    }
+
+    /// Trains this rank's samples from `state`, one after the other. Returns them and the best one's state.
+    fn train_mine(
+        &self,
+        comm: &Comm,
+        task: &mut dyn Task,
+        thetas: &[Vec<f64>],
+        state: &[f32],
+        recorder: &mut dyn Recorder,
+    ) -> Result<(Vec<TrainedSample>, Vec<f32>)> {
+        let mine: Vec<usize> = (comm.rank()..self.samples).step_by(comm.size()).collect();
+        recorder.round(self.epochs.clone(), mine.len() * self.epochs.len() * task.steps());
+        let mut candidate = vec![0.0; state.len()];
+        let mut trained = Vec::new();
+        let mut best = f64::NEG_INFINITY;
+        for sample in mine {
+            let stream = match self.data_order {
+                DataOrder::Common => 0,
+                DataOrder::Independent => sample as u64,
+            };
+            let found = self.train(task, &thetas[sample], stream, state, recorder.observer())?;
+            let interrupted = found.interrupted;
+            // ties: the lowest index, as over all ranks in `best`
+            if found.reward.is_finite() && found.reward > best {
+                best = found.reward;
+                task.save(&mut candidate);
+            }
+            trained.push(found);
+            if interrupted {
+                break;
+            }
         }
-        (0..self.samples).map(|sample| policy.theta(self.epochs.start, sample)).collect()
+        Ok((trained, candidate))
     }
 
     /// Trains one sample from `state` through the round and measures its reward.
@@ -188,7 +232,7 @@ impl Round {
         observer: &mut dyn Observer,
     ) -> Result<TrainedSample> {
         task.load(state);
-        let mut outcome = TrainedSample {
+        let mut found = TrainedSample {
             interrupted: false,
             reward: f64::NAN,
             train_loss: Vec::new(),
@@ -198,140 +242,146 @@ impl Round {
         for epoch in self.epochs.clone() {
             let start = Instant::now();
             let Some(loss) = task.train(Epoch { epoch, theta, stream }, observer)? else {
-                outcome.interrupted = true;
+                found.interrupted = true;
                 break;
             };
-            outcome.train_loss.push(loss);
-            outcome.train_seconds.push(start.elapsed().as_secs_f64());
+            found.train_loss.push(loss);
+            found.train_seconds.push(start.elapsed().as_secs_f64());
             if !loss.is_finite() {
                 break;
             }
         }
-        let complete = !outcome.interrupted && outcome.train_loss.iter().all(|loss| loss.is_finite());
+        let complete = !found.interrupted && found.train_loss.iter().all(|loss| loss.is_finite());
         if complete {
             let start = Instant::now();
-            outcome.reward = task.reward()?;
-            outcome.validation_seconds = start.elapsed().as_secs_f64();
+            found.reward = task.reward()?;
+            found.validation_seconds = start.elapsed().as_secs_f64();
         }
-        outcome.train_loss.resize(self.epochs.len(), f64::NAN);
-        outcome.train_seconds.resize(self.epochs.len(), 0.0);
-        Ok(outcome)
+        found.train_loss.resize(self.epochs.len(), f64::NAN);
+        found.train_seconds.resize(self.epochs.len(), 0.0);
+        Ok(found)
     }
 
-    /// Every sample's outcome, in order, on every rank; `None` if a rank was interrupted.
-    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Option<Vec<TrainedSample>> {
+    /// Every sample, in order, on every rank. Error: a rank was interrupted.
+    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Result<Vec<TrainedSample>> {
         let epochs = self.epochs.len();
         let width = 3 + 2 * epochs;
         let slots = self.samples.div_ceil(comm.size());
         let mut payload = vec![0.0; slots * width];
-        for (slot, outcome) in payload.chunks_exact_mut(width).zip(mine) {
-            slot[..3].copy_from_slice(&[outcome.interrupted as u8 as f64, outcome.reward, outcome.validation_seconds]);
-            slot[3..3 + epochs].copy_from_slice(&outcome.train_loss);
-            slot[3 + epochs..].copy_from_slice(&outcome.train_seconds);
+        for (slot, sample) in payload.chunks_exact_mut(width).zip(mine) {
+            slot[..3].copy_from_slice(&[sample.interrupted as u8 as f64, sample.reward, sample.validation_seconds]);
+            slot[3..3 + epochs].copy_from_slice(&sample.train_loss);
+            slot[3 + epochs..].copy_from_slice(&sample.train_seconds);
         }
         let gathered = comm.all_gather(&payload);
-        let outcomes: Vec<TrainedSample> = (0..self.samples)
-            .map(|sample| {
-                let slot = &gathered[(sample % comm.size() * slots + sample / comm.size()) * width..][..width];
-                TrainedSample {
-                    interrupted: slot[0] != 0.0,
-                    reward: slot[1],
-                    validation_seconds: slot[2],
-                    train_loss: slot[3..3 + epochs].to_vec(),
-                    train_seconds: slot[3 + epochs..].to_vec(),
-                }
-            })
-            .collect();
-        outcomes.iter().all(|outcome| !outcome.interrupted).then_some(outcomes)
+        let samples = (0..self.samples).map(|sample| {
+            let slot = &gathered[(sample % comm.size() * slots + sample / comm.size()) * width..][..width];
+            TrainedSample {
+                interrupted: slot[0] != 0.0,
+                reward: slot[1],
+                validation_seconds: slot[2],
+                train_loss: slot[3..3 + epochs].to_vec(),
+                train_seconds: slot[3 + epochs..].to_vec(),
+            }
+        });
+        let samples: Vec<_> = samples.collect();
+        if samples.iter().any(|sample| sample.interrupted) {
+            let (now, saved) = (self.epochs.start + 1, self.epochs.start);
+            return Err(Error::Stopped(format!("stopped in epoch {now}; everything up to epoch {saved} is saved")));
+        }
+        Ok(samples)
+    }
+
+    /// Index of the sample with the highest reward, the lowest one of equals. Error: all failed.
+    fn best(&self, samples: &[TrainedSample]) -> Result<usize> {
+        let finite = samples.iter().enumerate().filter(|(_, sample)| sample.reward.is_finite());
+        let best = finite.reduce(|best, next| if next.1.reward > best.1.reward { next } else { best });
+        best.map(|(index, _)| index).ok_or_else(|| {
+            Error::failed(format!(
+                "in epoch {} every sample failed (its loss or reward was not finite); lower train.learning_rate or search.sigma",
+                self.epochs.end
+            ))
+        })
     }
 
     /// Rank 0 updates the policy; all ranks take it over.
-    fn update(&self, comm: &Comm, policy: &mut Policy, thetas: &[Vec<f64>], rewards: &[f64]) -> Update {
+    fn update(&self, comm: &Comm, policy: &mut dyn Policy, thetas: &[Vec<f64>], samples: &[TrainedSample]) -> Update {
+        let mut update = Update::none(vec![f64::NAN; thetas.len()]);
         if self.warmup {
-            return Update { advantages: vec![f64::NAN; thetas.len()], gradient_norm: 0.0, delta_norm: 0.0 };
+            return update;
         }
-        let mut update = Update { advantages: Vec::new(), gradient_norm: 0.0, delta_norm: 0.0 };
         if comm.is_root() {
-            update = policy.update(thetas, rewards);
+            let rewards: Vec<f64> = samples.iter().map(|sample| sample.reward).collect();
+            update = policy.tell(thetas, &rewards);
         }
         let mut state = policy.state().clone();
-        comm.broadcast_f64(&mut state.mu, 0);
-        comm.broadcast_f64(&mut state.adam_m, 0);
-        comm.broadcast_f64(&mut state.adam_v, 0);
-        let mut step = [state.step as f64];
-        comm.broadcast_f64(&mut step, 0);
-        policy.set_state(PolicyState { step: step[0] as u64, ..state });
+        broadcast_policy(comm, &mut state);
+        policy.set_state(state);
         update
     }
 
     /// The round's epochs for the history: rewards and the update belong to its last epoch.
-    #[allow(clippy::too_many_arguments)]
-    fn records(
-        &self,
-        samples: usize,
-        task: &dyn Task,
-        mu: &[f64],
-        thetas: &[Vec<f64>],
-        outcomes: &[TrainedSample],
-        best: usize,
-        update: &Update,
-        timings: &Timings,
-    ) -> Vec<EpochRecord> {
+    fn records(&self, task: &dyn Task, exchange: &Exchange) -> Vec<EpochRecord> {
+        let Exchange { mu, update, timings, .. } = exchange;
         let count = self.epochs.len();
-        let total = timings.started.elapsed().as_secs_f64();
-        // ranks train side by side: the slowest one's training time is everyone's
-        let training_seconds = (0..timings.ranks)
-            .map(|rank| outcomes.iter().skip(rank).step_by(timings.ranks).flat_map(|o| &o.train_seconds).sum())
-            .fold(f64::MIN_POSITIVE, f64::max);
-        let images = (task.examples() * count * outcomes.len()) as f64;
-        (0..count)
-            .map(|i| {
-                let last = i + 1 == count;
-                let samples = (0..samples).map(|sample| match outcomes.get(sample) {
-                    None => SampleRecord {
-                        theta: mu.to_vec(),
-                        status: Status::NotMeasured,
-                        reward: f64::NAN,
-                        advantage: f64::NAN,
-                        train_loss: f64::NAN,
-                        train_seconds: 0.0,
-                        validation_seconds: 0.0,
-                    },
-                    Some(outcome) => SampleRecord {
-                        theta: thetas[sample].clone(),
-                        status: match (last, outcome.reward.is_finite()) {
-                            (false, _) => Status::NotMeasured,
-                            (true, true) => Status::Ok,
-                            (true, false) => Status::Failed,
-                        },
-                        reward: if last && outcome.reward.is_finite() { outcome.reward } else { f64::NAN },
-                        advantage: if last { update.advantages[sample] } else { f64::NAN },
-                        train_loss: outcome.train_loss[i],
-                        train_seconds: outcome.train_seconds[i],
-                        validation_seconds: if last { outcome.validation_seconds } else { 0.0 },
-                    },
-                });
-                let share = |value: f64| if last { value } else { 0.0 };
-                EpochRecord {
-                    mu: mu.to_vec(),
-                    samples: samples.collect(),
-                    best: if last { best as i64 } else { -1 },
-                    learning_rate: task.learning_rate(self.epochs.start + i),
-                    gradient_norm: share(update.gradient_norm),
-                    delta_norm: share(update.delta_norm),
-                    images_per_second: images / training_seconds,
-                    seconds: total / count as f64,
-                    wait_seconds: share(timings.wait_seconds),
-                    exchange_seconds: share(timings.exchange_seconds),
-                    checkpoint_seconds: share(timings.checkpoint_seconds),
-                }
-            })
-            .collect()
+        let images = (task.examples() * count * exchange.samples.len()) as f64;
+        let images_per_second = images / exchange.training_seconds();
+        let record = |i: usize| {
+            let last = i + 1 == count;
+            let in_last = |value: f64| if last { value } else { 0.0 };
+            EpochRecord {
+                mu: mu.clone(),
+                samples: (0..self.recorded).map(|sample| exchange.sample_record(sample, i, last)).collect(),
+                best: if last { exchange.best as i64 } else { -1 },
+                learning_rate: task.learning_rate(self.epochs.start + i),
+                gradient_norm: in_last(update.gradient_norm),
+                delta_norm: in_last(update.delta_norm),
+                images_per_second,
+                seconds: timings.seconds / count as f64,
+                wait_seconds: in_last(timings.wait_seconds),
+                exchange_seconds: in_last(timings.exchange_seconds),
+                checkpoint_seconds: in_last(timings.checkpoint_seconds),
+            }
+        };
+        (0..count).map(record).collect()
     }
 }
 
-/// Index of the largest finite value, the lowest one of equals.
-fn argmax(values: &[f64]) -> Option<usize> {
-    let finite = values.iter().enumerate().filter(|(_, value)| value.is_finite());
-    finite.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(index, _)| index)
+impl Exchange {
+    /// Ranks train side by side: the slowest one's training time is everyone's.
+    fn training_seconds(&self) -> f64 {
+        let ranks = self.timings.ranks;
+        (0..ranks)
+            .map(|rank| self.samples.iter().skip(rank).step_by(ranks).flat_map(|sample| &sample.train_seconds).sum())
+            .fold(f64::MIN_POSITIVE, f64::max)
+    }
+
+    /// Of a sample in the round's epoch `i`; one that did not train has mu.
+    fn sample_record(&self, sample: usize, i: usize, last: bool) -> SampleRecord {
+        let Some(trained) = self.samples.get(sample) else {
+            return SampleRecord {
+                theta: self.mu.clone(),
+                status: Status::NotMeasured,
+                reward: f64::NAN,
+                advantage: f64::NAN,
+                train_loss: f64::NAN,
+                train_seconds: 0.0,
+                validation_seconds: 0.0,
+            };
+        };
+        let finite = trained.reward.is_finite();
+        SampleRecord {
+            theta: self.thetas[sample].clone(),
+            status: match (last, finite) {
+                (false, _) => Status::NotMeasured,
+                (true, true) => Status::Ok,
+                (true, false) => Status::Failed,
+            },
+            reward: if last && finite { trained.reward } else { f64::NAN },
+            advantage: if last { self.update.advantages[sample] } else { f64::NAN },
+            train_loss: trained.train_loss[i],
+            train_seconds: trained.train_seconds[i],
+            validation_seconds: if last { trained.validation_seconds } else { 0.0 },
+        }
+    }
 }

@@ -11,7 +11,7 @@ use log::LevelFilter;
 
 use crate::comm;
 use crate::error::{Error, Result};
-use crate::state::{EpochRecord, SampleRecord, Status};
+use crate::state::{Column, EPOCH_COLUMNS, EpochRecord, Shown, Value};
 
 /// run.log, once there is a run directory.
 static LOG_FILE: Mutex<Option<File>> = Mutex::new(None);
@@ -120,63 +120,55 @@ pub fn bar(steps: u64, done: u64) -> ProgressBar {
     bar.clone()
 }
 
-pub const EPOCH_HEADER: &str = " epoch      lr  reward min    mean     max  best   |grad|  |dmu|  train loss  images/s   train s  valid s   wait s  exch s  save s";
+/// The head of the table of epochs.
+pub fn epoch_header() -> String {
+    let heads = EPOCH_COLUMNS.iter().filter_map(|column| column.shown.as_ref());
+    let heads: String = heads.map(|shown| format!("{:>1$}", shown.head, shown.width)).collect();
+    format!("{:>6}{heads}", "epoch")
+}
 
-/// One epoch as a row below `EPOCH_HEADER`.
+/// One epoch as a row below `epoch_header`.
 pub fn epoch_row(epoch: usize, record: &EpochRecord) -> String {
-    let summary = Summary::of(record);
-    let best = if record.best < 0 { "-".into() } else { record.best.to_string() };
-    format!(
-        "{epoch:6} {:7.1e}  {:10.4} {:7.4} {:7.4} {best:>5} {:8.3} {:6.3} {:11.4} {:9.0} {:9.2} {:8.2} {:8.2} {:7.3} {:7.3}{}",
-        record.learning_rate,
-        summary.reward_min,
-        summary.reward_mean,
-        summary.reward_max,
-        record.gradient_norm,
-        record.delta_norm,
-        summary.train_loss,
-        record.images_per_second,
-        summary.train_seconds,
-        summary.validation_seconds,
-        record.wait_seconds,
-        record.exchange_seconds,
-        record.checkpoint_seconds,
-        if summary.failed > 0 { format!("  {} failed", summary.failed) } else { String::new() },
-    )
+    let cell = |column: &Column<EpochRecord>| {
+        let &Shown { width, digits, scientific, .. } = column.shown.as_ref()?;
+        Some(match column.value {
+            Value::Number { get, .. } if scientific => format!("{:width$.digits$e}", get(record)),
+            Value::Number { get, .. } => format!("{:width$.digits$}", get(record)),
+            // an index that is not there
+            Value::Count { get, .. } if get(record) < 0 => format!("{:>width$}", "-"),
+            Value::Count { get, .. } => format!("{:width$}", get(record)),
+        })
+    };
+    let cells: String = EPOCH_COLUMNS.iter().filter_map(cell).collect();
+    let failed = match record.failed() {
+        0 => String::new(),
+        failed => format!("  {failed} failed"),
+    };
+    format!("{epoch:6}{cells}{failed}")
 }
 
-/// An epoch's samples in a few numbers. Means over the samples that have a value; NaN if none has.
-pub struct Summary {
-    pub reward_min: f64,
-    pub reward_mean: f64,
-    pub reward_max: f64,
-    pub train_loss: f64,
-    pub failed: usize,
-    /// Wall-clock seconds of training and validation on rank 0.
-    pub train_seconds: f64,
-    pub validation_seconds: f64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{SampleRecord, Status};
 
-impl Summary {
-    pub fn of(record: &EpochRecord) -> Summary {
-        let finite = |value: fn(&SampleRecord) -> f64| {
-            record.samples.iter().map(value).filter(|value| value.is_finite()).collect::<Vec<f64>>()
+    #[test]
+    fn rows_stand_below_the_header() {
+        let sample = SampleRecord { reward: 0.25, train_loss: 2.5, train_seconds: 4.0, ..SampleRecord::default() };
+        let record = EpochRecord {
+            samples: vec![SampleRecord { status: Status::Failed, ..sample }],
+            best: -1,
+            learning_rate: 0.1,
+            images_per_second: 1234.4,
+            seconds: 5.5,
+            wait_seconds: 1.5,
+            ..EpochRecord::default()
         };
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let rewards = finite(|sample| sample.reward);
-        let sum = |value: fn(&SampleRecord) -> f64| record.samples.iter().map(value).sum::<f64>();
-        let (trained, validated) = (sum(|sample| sample.train_seconds), sum(|sample| sample.validation_seconds));
-        // all samples' seconds are known, not which rank they belong to; ranks share them evenly
-        let busy = record.seconds - record.wait_seconds - record.exchange_seconds;
-        let share = busy / (trained + validated).max(f64::MIN_POSITIVE);
-        Summary {
-            reward_min: rewards.iter().copied().reduce(f64::min).unwrap_or(f64::NAN),
-            reward_mean: mean(&rewards),
-            reward_max: rewards.iter().copied().reduce(f64::max).unwrap_or(f64::NAN),
-            train_loss: mean(&finite(|sample| sample.train_loss)),
-            failed: record.samples.iter().filter(|sample| sample.status == Status::Failed).count(),
-            train_seconds: trained * share,
-            validation_seconds: validated * share,
-        }
+        let expected = " epoch      lr  reward min    mean     max  best   |grad|  |dmu|  train loss  images/s   train s  valid s   wait s  exch s  save s";
+        assert_eq!(epoch_header(), expected);
+        assert_eq!(
+            epoch_row(12, &record),
+            "    12  1.0e-1      0.2500  0.2500  0.2500     -    0.000  0.000      2.5000      1234      4.00     0.00     1.50   0.000   0.000  1 failed"
+        );
     }
 }

@@ -6,7 +6,6 @@ use amlfs::comm::Comm;
 use amlfs::config::{Config, Layers};
 use amlfs::error::{Error, Result};
 use amlfs::loss::Space;
-use amlfs::policy::Policy;
 use amlfs::search::{self, Progress, Recorder};
 use amlfs::state::{Status, TensorSpec};
 use amlfs::task::{Epoch, Task};
@@ -134,11 +133,9 @@ fn config(settings: &[&str]) -> Config {
 }
 
 fn run(config: &Config, task: &mut Earnings, recorder: &mut Memory, from: Option<Progress>) -> Result<Progress> {
-    let space = Space { intervals: config.search.intervals };
-    let sigma = space.sigma(config.search.sigma, config.search.transforms);
-    let mut policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
+    let mut policy = search::policy(config);
     let fresh = Progress { epoch: 0, policy: policy.state().clone(), history: vec![], state: vec![0.0; 2] };
-    search::run(config, &Comm::single(), task, &mut policy, recorder, from.unwrap_or(fresh))
+    search::run(config, &Comm::single(), task, &mut *policy, recorder, from.unwrap_or(fresh))
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Checkpoint;
 use crate::hdf5_file::Outcome;
-use crate::state::{EpochRecord, SampleRecord};
+use crate::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, Value};
 
 /// A data set in the file.
 pub struct Block<'a> {
@@ -14,6 +14,8 @@ pub struct Block<'a> {
     pub values: Values<'a>,
     pub units: &'static str,
     pub long_name: String,
+    /// Minor version of the format that brought it; the digest is of what 1.0 has.
+    pub since: i32,
 }
 
 #[derive(Clone)]
@@ -25,66 +27,25 @@ pub enum Values<'a> {
     U8(Vec<u8>),
 }
 
-/// A number of each record R, stored under the field's name.
-pub struct Column<R> {
-    pub name: &'static str,
-    pub units: &'static str,
-    pub long_name: &'static str,
-    pub get: fn(&R) -> f64,
-    pub set: fn(&mut R, f64),
-}
-
-macro_rules! column {
-    ($field:ident, $units:literal, $long_name:literal) => {
-        Column {
-            name: stringify!($field),
-            units: $units,
-            long_name: $long_name,
-            get: |record| record.$field,
-            set: |record, value| record.$field = value,
-        }
-    };
-}
-
-/// [E] each.
-pub const EPOCH_COLUMNS: [Column<EpochRecord>; 8] = [
-    column!(learning_rate, "1", "learning rate of the epoch"),
-    column!(gradient_norm, "1", "Euclidean norm of the gradient of mu"),
-    column!(delta_norm, "1", "Euclidean norm of the change of mu"),
-    column!(images_per_second, "1/s", "training images per second over all ranks"),
-    column!(seconds, "s", "wall-clock time of the epoch"),
-    column!(wait_seconds, "s", "time of waiting for the slowest rank"),
-    column!(exchange_seconds, "s", "time of gathering rewards, updating mu and broadcasting the best model"),
-    column!(checkpoint_seconds, "s", "time of writing the previous checkpoint"),
-];
-
-/// [E, B] each.
-pub const SAMPLE_COLUMNS: [Column<SampleRecord>; 5] = [
-    column!(reward, "1", "reward: validation metric of the sample's model"),
-    column!(advantage, "1", "reward as the update of mu used it"),
-    column!(train_loss, "1", "mean training loss"),
-    column!(train_seconds, "s", "wall-clock time of training"),
-    column!(validation_seconds, "s", "wall-clock time of validation"),
-];
-
 /// The content of a checkpoint, sorted by path.
 ///
 /// Errors: the history is ragged, or a tensor's shape and values disagree.
 pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
     let mut blocks = history_blocks(checkpoint)?;
     let policy = &checkpoint.policy;
-    for (name, values, long_name) in [
+    let gaussian = [
         ("mu", &policy.mu, "mean of the distribution of loss parameters"),
         ("sigma", &policy.sigma, "standard deviation of the distribution of loss parameters"),
-        ("adam_m", &policy.adam_m, "Adam's first moment of the gradient of mu"),
-        ("adam_v", &policy.adam_v, "Adam's second moment of the gradient of mu"),
-    ] {
+    ];
+    let memory = policy.memory.iter().map(|vector| (&vector.name[..], &vector.values, &vector.long_name[..]));
+    for (name, values, long_name) in gaussian.into_iter().chain(memory) {
         blocks.push(Block {
             path: format!("policy/{name}"),
             shape: vec![values.len()],
             values: Values::F64(Cow::Borrowed(values)),
             units: "1",
             long_name: long_name.to_owned(),
+            since: 0,
         });
     }
     blocks.push(Block {
@@ -93,6 +54,7 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
         values: Values::U64(policy.step),
         units: "1",
         long_name: "number of updates of mu".to_owned(),
+        since: 0,
     });
     for tensor in &checkpoint.tensors {
         if !tensor.path.starts_with("model/") && !tensor.path.starts_with("optimizer/") {
@@ -109,6 +71,7 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
             values: Values::F32(Cow::Borrowed(&tensor.values)),
             units: "1",
             long_name: tensor.path.replacen('/', " state: ", 1),
+            since: 0,
         });
     }
     for (metric, value) in &checkpoint.test {
@@ -118,6 +81,7 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
             values: Values::F64(Cow::Owned(vec![*value])),
             units: "1",
             long_name: format!("{metric} on the test set"),
+            since: 0,
         });
     }
     blocks.sort_by(|a, b| a.path.cmp(&b.path));
@@ -135,35 +99,48 @@ fn history_blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'static>>> {
             return Err(format!("history row {row} is not of {batch} samples with {width} parameters").into());
         }
     }
-    let samples = || history.iter().flat_map(|epoch| &epoch.samples);
-    let block = |name: &str, shape: Vec<usize>, values: Values<'static>, units, long_name: &str| Block {
+    let samples: Vec<_> = history.iter().flat_map(|epoch| &epoch.samples).collect();
+    let block = |name: &str, shape: Vec<usize>, values: Values<'static>, long_name: &str| Block {
         path: format!("history/{name}"),
         shape,
         values,
-        units,
+        units: "1",
         long_name: long_name.to_owned(),
+        since: 0,
     };
     let f64s = |values: Vec<f64>| Values::F64(Cow::Owned(values));
 
     let mu = history.iter().flat_map(|epoch| &epoch.mu).copied().collect();
-    let theta = samples().flat_map(|sample| &sample.theta).copied().collect();
-    let status = samples().map(|sample| sample.status as u8).collect();
-    let best = history.iter().map(|epoch| epoch.best).collect();
+    let theta = samples.iter().flat_map(|sample| &sample.theta).copied().collect();
+    let status = samples.iter().map(|sample| sample.status as u8).collect();
     let mut blocks = vec![
-        block("mu", vec![epochs, width], f64s(mu), "1", "mean that the epoch's thetas were drawn from"),
-        block("theta", vec![epochs, batch, width], f64s(theta), "1", "loss parameters of the samples"),
-        block("status", vec![epochs, batch], Values::U8(status), "1", "0 ok, 1 failed, 2 not measured"),
-        block("best", vec![epochs], Values::I64(best), "1", "index of the sample whose model went on, -1 for none"),
+        block("mu", vec![epochs, width], f64s(mu), "mean that the epoch's thetas were drawn from"),
+        block("theta", vec![epochs, batch, width], f64s(theta), "loss parameters of the samples"),
+        block("status", vec![epochs, batch], Values::U8(status), "0 ok, 1 failed, 2 not measured"),
     ];
-    for column in EPOCH_COLUMNS {
-        let values = history.iter().map(column.get).collect();
-        blocks.push(block(column.name, vec![epochs], f64s(values), column.units, column.long_name));
-    }
-    for column in SAMPLE_COLUMNS {
-        let values = samples().map(column.get).collect();
-        blocks.push(block(column.name, vec![epochs, batch], f64s(values), column.units, column.long_name));
-    }
+    let epoch_records: Vec<_> = history.iter().collect();
+    blocks.extend(EPOCH_COLUMNS.iter().filter_map(|column| column_block(column, &epoch_records, vec![epochs])));
+    blocks.extend(SAMPLE_COLUMNS.iter().filter_map(|column| column_block(column, &samples, vec![epochs, batch])));
     Ok(blocks)
+}
+
+/// A column that is stored.
+fn column_block<R>(column: &Column<R>, records: &[&R], shape: Vec<usize>) -> Option<Block<'static>> {
+    let values = match column.value {
+        Value::Number { get, set: Some(_) } => {
+            Values::F64(Cow::Owned(records.iter().map(|record| get(record)).collect()))
+        }
+        Value::Count { get, set: Some(_) } => Values::I64(records.iter().map(|record| get(record)).collect()),
+        _ => return None,
+    };
+    Some(Block {
+        path: format!("history/{}", column.name),
+        shape,
+        values,
+        units: column.units,
+        long_name: column.long_name.to_owned(),
+        since: column.since,
+    })
 }
 
 /// CRC-32 of the logical content as docs/format.md defines it: equal for equal content, however it is stored.
@@ -182,7 +159,7 @@ pub fn digest(checkpoint: &Checkpoint, blocks: &[Block]) -> String {
         hasher.update(text.as_bytes());
         hasher.update(&[0]);
     }
-    for block in blocks {
+    for block in blocks.iter().filter(|block| block.since == 0) {
         hasher.update(block.path.as_bytes());
         hasher.update(&[0]);
         for &size in [block.shape.len()].iter().chain(&block.shape) {

@@ -7,11 +7,13 @@ use std::path::Path;
 
 use hdf5::{File, Group, H5Type};
 
-use super::content::{Block, EPOCH_COLUMNS, SAMPLE_COLUMNS, Values, blocks, digest, same_values};
+use super::content::{Block, Values, blocks, digest, same_values};
 use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, text, trailer};
-use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
+use crate::state::{
+    Column, EPOCH_COLUMNS, EpochRecord, PolicyState, PolicyVector, SAMPLE_COLUMNS, SampleRecord, Status, Value,
+};
 
 /// Reads a whole checkpoint; NaN and all other values come back bit for bit.
 ///
@@ -102,11 +104,22 @@ fn check_bytes(path: &Path) -> Outcome<()> {
 fn read_policy(file: &File) -> Outcome<PolicyState> {
     let mu = values::<f64>(file, "policy/mu", None)?;
     let shape = [mu.len()];
+    let mut names =
+        file.group("policy").and_then(|group| group.member_names()).map_err(|_| "damaged: it has no policy")?;
+    names.retain(|name| !["mu", "sigma", "step"].contains(&&name[..]));
+    names.sort();
+    let vector = |name: String| -> Outcome<PolicyVector> {
+        let path = format!("policy/{name}");
+        Ok(PolicyVector {
+            values: values(file, &path, Some(&shape))?,
+            long_name: text(&*file.dataset(&path)?, "long_name")?,
+            name,
+        })
+    };
     Ok(PolicyState {
         sigma: values(file, "policy/sigma", Some(&shape))?,
-        adam_m: values(file, "policy/adam_m", Some(&shape))?,
-        adam_v: values(file, "policy/adam_v", Some(&shape))?,
         step: scalar(file, "policy/step")?,
+        memory: names.into_iter().map(vector).collect::<Outcome<_>>()?,
         mu,
     })
 }
@@ -118,45 +131,47 @@ fn read_history(file: &File, width: usize) -> Outcome<Vec<EpochRecord>> {
     let mu = values::<f64>(file, "history/mu", Some(&[epochs, width]))?;
     let theta = values::<f64>(file, "history/theta", Some(&[epochs, batch, width]))?;
     let status = values::<u8>(file, "history/status", Some(&[epochs, batch]))?;
-    let best = values::<i64>(file, "history/best", Some(&[epochs]))?;
 
     let mut samples = Vec::with_capacity(status.len());
     for (row, &number) in status.iter().enumerate() {
-        samples.push(SampleRecord {
-            theta: theta[row * width..(row + 1) * width].to_vec(),
-            status: Status::from_number(number).ok_or_else(|| format!("damaged: unknown status {number}"))?,
-            reward: f64::NAN,
-            advantage: f64::NAN,
-            train_loss: f64::NAN,
-            train_seconds: f64::NAN,
-            validation_seconds: f64::NAN,
-        });
+        let status = Status::from_number(number).ok_or_else(|| format!("damaged: unknown status {number}"))?;
+        let theta = theta[row * width..(row + 1) * width].to_vec();
+        samples.push(SampleRecord { theta, status, ..SampleRecord::default() });
     }
     for column in SAMPLE_COLUMNS {
-        let numbers = values(file, &format!("history/{}", column.name), Some(&[epochs, batch]))?;
-        samples.iter_mut().zip(numbers).for_each(|(sample, number)| (column.set)(sample, number));
+        read_column(file, column, &mut samples, &[epochs, batch])?;
     }
     let mut samples = samples.into_iter();
     let mut history: Vec<EpochRecord> = (0..epochs)
         .map(|epoch| EpochRecord {
             mu: mu[epoch * width..(epoch + 1) * width].to_vec(),
             samples: samples.by_ref().take(batch).collect(),
-            best: best[epoch],
-            learning_rate: f64::NAN,
-            gradient_norm: f64::NAN,
-            delta_norm: f64::NAN,
-            images_per_second: f64::NAN,
-            seconds: f64::NAN,
-            wait_seconds: f64::NAN,
-            exchange_seconds: f64::NAN,
-            checkpoint_seconds: f64::NAN,
+            ..EpochRecord::default()
         })
         .collect();
     for column in EPOCH_COLUMNS {
-        let numbers = values(file, &format!("history/{}", column.name), Some(&[epochs]))?;
-        history.iter_mut().zip(numbers).for_each(|(record, number)| (column.set)(record, number));
+        read_column(file, column, &mut history, &[epochs])?;
     }
     Ok(history)
+}
+
+/// Into the records, if it is stored. A column that is younger than the file is NaN.
+fn read_column<R>(file: &File, column: &Column<R>, records: &mut [R], shape: &[usize]) -> Outcome<()> {
+    let path = format!("history/{}", column.name);
+    let missing = column.since > 0 && !file.link_exists(&path);
+    match column.value {
+        Value::Number { set: Some(set), .. } if missing => records.iter_mut().for_each(|record| set(record, f64::NAN)),
+        Value::Number { set: Some(set), .. } => {
+            let numbers = values(file, &path, Some(shape))?;
+            records.iter_mut().zip(numbers).for_each(|(record, number)| set(record, number));
+        }
+        Value::Count { set: Some(set), .. } if !missing => {
+            let counts = values(file, &path, Some(shape))?;
+            records.iter_mut().zip(counts).for_each(|(record, count)| set(record, count));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn read_tensors(group: &Group, tensors: &mut Vec<NamedTensor>) -> Outcome<()> {

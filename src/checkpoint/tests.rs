@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::content::{Block, blocks, digest, same_values};
 use super::*;
-use crate::state::{SampleRecord, Status};
+use crate::state::{PolicyVector, SampleRecord, Status};
 
 fn checkpoint(epochs: usize, batch: usize, width: usize) -> Checkpoint {
     let vector = |start: f64| (0..width).map(|i| start + i as f64 / 7.0).collect::<Vec<f64>>();
@@ -51,9 +51,14 @@ fn checkpoint(epochs: usize, batch: usize, width: usize) -> Checkpoint {
         policy: PolicyState {
             mu: vector(0.5),
             sigma: vector(0.2),
-            adam_m: vector(-1.0),
-            adam_v: vector(1e-9),
             step: 1 << 60,
+            memory: [("adam_m", -1.0), ("adam_v", 1e-9)]
+                .map(|(name, start)| PolicyVector {
+                    name: name.to_owned(),
+                    long_name: format!("about {name}"),
+                    values: vector(start),
+                })
+                .into(),
         },
         history: (0..epochs).map(record).collect(),
         tensors: vec![

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::InspectArguments;
 use crate::error::Result;
-use crate::terminal::{EPOCH_HEADER, epoch_row};
+use crate::terminal::{epoch_header, epoch_row};
 
 pub fn run(arguments: &InspectArguments) -> Result<()> {
     let checkpoint = checkpoint::read(&arguments.file)?;
@@ -44,7 +44,7 @@ fn table(checkpoint: &Checkpoint) -> String {
     }
     if !history.is_empty() {
         lines.push(String::new());
-        lines.push(EPOCH_HEADER.into());
+        lines.push(epoch_header());
         lines.extend(history.iter().enumerate().map(|(i, record)| epoch_row(i + 1, record)));
     }
     lines.push(String::new());
@@ -64,30 +64,8 @@ fn json(checkpoint: &Checkpoint) -> Value {
         "libtorch": info.libtorch,
         "device": info.device,
         "config": info.config,
-        "policy": {
-            "mu": policy.mu, "sigma": policy.sigma, "adam_m": policy.adam_m, "adam_v": policy.adam_v, "step": policy.step,
-        },
-        "history": history.iter().map(|record| json!({
-            "mu": record.mu,
-            "samples": record.samples.iter().map(|sample| json!({
-                "theta": sample.theta,
-                "status": format!("{:?}", sample.status),
-                "reward": sample.reward,
-                "advantage": sample.advantage,
-                "train_loss": sample.train_loss,
-                "train_seconds": sample.train_seconds,
-                "validation_seconds": sample.validation_seconds,
-            })).collect::<Vec<_>>(),
-            "best": record.best,
-            "learning_rate": record.learning_rate,
-            "gradient_norm": record.gradient_norm,
-            "delta_norm": record.delta_norm,
-            "images_per_second": record.images_per_second,
-            "seconds": record.seconds,
-            "wait_seconds": record.wait_seconds,
-            "exchange_seconds": record.exchange_seconds,
-            "checkpoint_seconds": record.checkpoint_seconds,
-        })).collect::<Vec<_>>(),
+        "policy": policy,
+        "history": history,
         "tensors": tensors.iter().map(|tensor| json!({ "path": tensor.path, "shape": tensor.shape })).collect::<Vec<_>>(),
         "test": test.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
     })

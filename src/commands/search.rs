@@ -9,12 +9,10 @@ use crate::comm::{self, Comm};
 use crate::config::{self, Config, DataKind, LossName};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::loss::Space;
 use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
 use crate::search::{self, Progress};
-use crate::state::PolicyState;
 use crate::stop::Stop;
 use crate::task::{self, Task};
 use crate::terminal;
@@ -107,7 +105,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     let specs = task.specs().to_vec();
     let mut recorder = RunRecorder::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
     recorder.start(&progress.history);
-    match search::run(config, comm, &mut *task, &mut policy, &mut recorder, progress) {
+    match search::run(config, comm, &mut *task, &mut *policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => {
             let test = task.test()?;
             recorder.finish(&progress, test.clone())?;
@@ -128,10 +126,8 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
 
 /// The policy and the progress to start from, the same on all ranks: a checkpoint's, which rank 0 has, or the
 /// initial ones, which every rank makes itself.
-fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Result<(Policy, Progress)> {
-    let space = Space { intervals: if config.loss.name == LossName::Unified { config.search.intervals } else { 0 } };
-    let sigma = space.sigma(config.search.sigma, config.search.transforms);
-    let policy = Policy::new(&config.search, space.identity(), sigma, config.run.seed);
+fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Result<(Box<dyn Policy>, Progress)> {
+    let policy = search::policy(config);
     let state = state_of(task);
     let mut progress = Progress { epoch: 0, policy: policy.state().clone(), history: Vec::new(), state };
     let resumed = match found {
@@ -142,15 +138,7 @@ fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Res
     if comm.all_max(resumed as u64) == 0 {
         return Ok((policy, progress));
     }
-    let mut counts = [progress.epoch as f64, progress.policy.step as f64];
-    comm.broadcast_f64(&mut counts, 0);
-    progress.epoch = counts[0] as usize;
-    let PolicyState { mu, adam_m, adam_v, step, .. } = &mut progress.policy;
-    *step = counts[1] as u64;
-    for values in [mu, adam_m, adam_v] {
-        comm.broadcast_f64(values, 0);
-    }
-    comm.broadcast_f32(&mut progress.state, 0);
+    progress.broadcast(comm);
     Ok((policy, progress))
 }
 
