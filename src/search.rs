@@ -153,7 +153,7 @@ struct TrainedSample {
 
 /// What rank 0 knows of a round when it is over.
 struct Exchange {
-    /// That the thetas were drawn from.
+    /// The mean that the thetas were drawn from.
     mu: Vec<f64>,
     thetas: Vec<Vec<f64>>,
     samples: Vec<TrainedSample>,
@@ -356,7 +356,7 @@ impl Exchange {
             .fold(f64::MIN_POSITIVE, f64::max)
     }
 
-    /// Of a sample in the round's epoch `i`; one that did not train has mu.
+    /// What is recorded of a sample in the round's epoch `i`. A sample that did not train is recorded with mu.
     fn sample_record(&self, sample: usize, i: usize, last: bool) -> SampleRecord {
         let Some(trained) = self.samples.get(sample) else {
             return SampleRecord {

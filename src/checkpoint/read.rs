@@ -155,7 +155,7 @@ fn read_history(file: &File, width: usize) -> Outcome<Vec<EpochRecord>> {
     Ok(history)
 }
 
-/// Into the records, if it is stored. A column that is younger than the file is NaN.
+/// Reads a stored column into the records. A column that is younger than the file's format becomes NaN.
 fn read_column<R>(file: &File, column: &Column<R>, records: &mut [R], shape: &[usize]) -> Outcome<()> {
     let path = format!("history/{}", column.name);
     let missing = column.since > 0 && !file.link_exists(&path);

@@ -34,7 +34,7 @@ impl Convolution {
         Convolution { weight, bias: None, kernel: shape[3], stride }
     }
 
-    /// With a bias that starts at 0 and is treated as Caffe's models do.
+    /// With a bias that starts at 0 and learns twice as fast, without weight decay, as in Caffe's models.
     pub fn with_fast_bias(
         layout: &mut TensorLayout,
         name: &str,
@@ -143,7 +143,7 @@ impl Linear {
     }
 }
 
-/// Where dropout's masks come from: a batch has the same one on any number of devices.
+/// What dropout's masks are drawn from: an example's mask is the same on any number of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropout {
     pub seed: u64,

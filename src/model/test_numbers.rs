@@ -4,7 +4,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{TensorLayout, Weights};
 
-/// Of the classifiers of the networks in tests/reference/reid_models.py.
+/// Number of classes of the networks in tests/reference/reid_models.py.
 pub const CLASSES: usize = 751;
 
 /// `scattered` of tests/reference/: -0.5 to 0.5.

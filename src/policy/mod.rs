@@ -91,7 +91,7 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Adam's.
     pub betas: [f64; 2],
-    /// Of the run.
+    /// The run's.
     pub seed: u64,
 }
 

@@ -93,7 +93,7 @@ pub struct Training {
 }
 
 impl Training {
-    /// Of shuffled images, cropped to their own size.
+    /// Trains on all images of `dataset` in random order, at their own size; `cropped` and `balanced` change that.
     pub fn new(config: &Config, dataset: Dataset, trainer: Trainer, normalisation: Normalisation) -> Training {
         Training {
             config: config.clone(),

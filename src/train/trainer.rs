@@ -32,7 +32,7 @@ pub struct EpochPlan {
     /// Epochs completed before this one.
     pub epoch: usize,
     pub steps: u64,
-    /// Of random numbers: equal streams see equal ones.
+    /// Selects the random numbers of dropout: equal streams see equal ones.
     pub stream: u64,
 }
 

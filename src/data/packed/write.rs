@@ -20,14 +20,14 @@ pub struct Content {
     pub date: String,
     /// Bytes.
     pub lengths: Vec<u64>,
-    /// Of each image's bytes.
+    /// CRC-32 of each image's bytes.
     pub crc32: Vec<u32>,
     /// Below the number of identities.
     pub labels: Vec<u32>,
     pub names: Vec<String>,
     /// Names by label.
     pub identities: Vec<String>,
-    /// Of people only.
+    /// Only for people: faces have neither.
     pub cameras_and_splits: Option<CamerasAndSplits>,
 }
 

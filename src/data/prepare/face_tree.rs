@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 
 pub struct FaceTree {
     pub identities: usize,
-    /// Of each identity.
+    /// Images of each identity.
     pub images: usize,
     /// Height and width; glyphs are centred in images that need not be square.
     pub size: (usize, usize),
-    /// As `Glyphs::new` has it.
+    /// 0 (clean) to 1 (hardly readable).
     pub difficulty: f64,
     pub seed: u64,
 }

@@ -37,7 +37,7 @@ pub struct Journal {
     index: BufWriter<File>,
     bytes_path: PathBuf,
     index_path: PathBuf,
-    /// In the order of the source.
+    /// One for each image that is done, in the order of the source.
     pub entries: Vec<Entry>,
 }
 

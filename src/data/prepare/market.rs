@@ -25,7 +25,7 @@ struct Release {
     name: &'static str,
     last_person: Option<u32>,
     cameras: u32,
-    /// As in `Market::figures`.
+    /// The counts that `Market::figures` gives for the complete data set.
     figures: [usize; 7],
 }
 
@@ -228,7 +228,7 @@ fn release(root: &Path) -> Option<&'static Release> {
 
 #[derive(Debug, PartialEq)]
 struct Name<'a> {
-    /// As it is written.
+    /// The name as it is in the file's name.
     person: &'a str,
     number: i32,
     camera: u32,

@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 use crate::rng::{Purpose, rng};
 
 const CAMERAS: usize = 6;
-/// Of `Glyphs`.
+/// The most classes that `Glyphs` can draw.
 const MAX_CLASSES: usize = 100_000;
 
 pub struct MarketTree {
     /// The first half is to train on, the others are to test.
     pub identities: usize,
-    /// Of each identity, by the cameras in turn. Test identities have a query for each of their cameras in addition.
+    /// Images of each identity, taken by the cameras in turn. Test identities have a query for each camera in addition.
     pub images: usize,
     /// Height and width.
     pub size: (usize, usize),
-    /// As `Glyphs::new` has it.
+    /// 0 (clean) to 1 (hardly readable).
     pub difficulty: f64,
     pub seed: u64,
 }

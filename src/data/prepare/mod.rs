@@ -100,7 +100,7 @@ impl Options {
 /// What became of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PackingReport {
-    /// In the packed file.
+    /// Images that the packed file holds.
     pub images: usize,
     pub identities: usize,
     pub excluded_images: usize,

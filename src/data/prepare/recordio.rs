@@ -99,7 +99,7 @@ struct Entry {
 }
 
 impl RecordLayout {
-    /// Of the three files' bytes. If record 0 has flag 2, it is a header with labels (N0, N1): images are the keys 1 to
+    /// Finds the images in the bytes of train.rec, train.idx and property. If record 0 has flag 2, it is a header with labels (N0, N1): images are the keys 1 to
     /// N0 - 1, and identity records (not needed here) N0 to N1 - 1. With flag 0 every key is an image, in the index's
     /// order [insightface arcface_torch/dataset.py].
     pub fn parse(records: &[u8], index: &[u8], property: &[u8]) -> ParsedFiles<RecordLayout> {
@@ -146,7 +146,7 @@ impl RecordLayout {
         self.classes
     }
 
-    /// As [`RecordIo::image`], of the bytes this layout was made for.
+    /// What [`RecordIo::image`] returns, found in `rec`: the bytes that this layout was made from.
     pub fn image<'a>(&self, records: &'a [u8], index: usize) -> Parsed<(u32, Cow<'a, [u8]>)> {
         let Some(&Entry { key, offset }) = self.images.get(index) else {
             return Err(format!("image {index} of {}", self.images.len()));

@@ -15,7 +15,7 @@ pub struct Persons {
     /// Number of the person on each image of `packed`, by the file's name. 0: a distractor, only in the gallery, hence
     /// the match of no query.
     pub ids: Vec<i64>,
-    /// Of each image of `packed`.
+    /// Number of the camera that took each image of `packed`.
     pub cameras: Vec<i64>,
 }
 

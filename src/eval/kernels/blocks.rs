@@ -10,8 +10,8 @@ use crate::error::Result;
 /// Items of a block. Fixed: then what is computed, and its bits, depends on neither ranks nor threads.
 pub const ITEMS_PER_BLOCK: usize = 128;
 
-/// Of each of `count` items a record of as many numbers: [count, record], on all ranks, all of which call this. `work`
-/// gives those of a block, [block, record].
+/// Computes `record` numbers for each of `count` items, shared out over ranks and threads. All ranks call this and get
+/// all of them, [count, record]. `work` computes a block's, [block, record].
 pub fn records_of_all(
     comm: &Comm,
     threads: usize,

@@ -78,7 +78,7 @@ pub fn write_feature(path: &Path, feature: &[f32]) -> Result<()> {
     write(path, &feature_bytes(feature))
 }
 
-/// Of an image of a list: `<image name>_<algorithm>.bin`, in the image's folder.
+/// The feature file of a list's image: `<image name>_<algorithm>.bin`, in the image's folder.
 pub fn feature_file_name(image: &str, algorithm: &str) -> String {
     format!("{image}_{algorithm}.bin")
 }
@@ -98,7 +98,7 @@ impl DistractorList {
         Ok(list)
     }
 
-    /// As [`DistractorList::parse`]; an error also if the file's name states another size.
+    /// Reads and parses a file. Errors: those of [`DistractorList::parse`]; the file's name states another size.
     pub fn read(path: &Path) -> Result<DistractorList> {
         let list = DistractorList::parse(&read(path)?).map_err(|why| Error::file(path, why))?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

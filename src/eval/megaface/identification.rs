@@ -52,7 +52,7 @@ struct Tile {
     /// [probes, D]
     features: Tensor,
     best: Vec<Largest>,
-    /// Of each probe: a score that is not larger changes nothing.
+    /// For each probe, the score that a distractor must exceed to change anything.
     thresholds: Vec<f32>,
 }
 
@@ -161,7 +161,7 @@ impl Identification {
         }
     }
 
-    /// As `add_on_threads`, by the device's own top k.
+    /// Does what `add_on_threads` does, with the device's own top-k operation.
     fn add_on_device(&mut self, block: &Tensor) -> std::result::Result<(), Bad> {
         for (index, tile) in self.tiles.iter_mut().enumerate() {
             let scores = block.f_mm(&tile.features.tr())?; // [n, probes]
@@ -182,7 +182,7 @@ impl Identification {
         Ok(())
     }
 
-    /// Of each probe of the range: its `keep` largest scores so far, descending, then -inf: [probes, keep].
+    /// The `keep` largest scores so far of each probe of the range, descending, filled up with -inf: [probes, keep].
     pub fn top(&self, probes: Range<usize>) -> Vec<f32> {
         probes.flat_map(|probe| self.best(probe).sorted()).collect()
     }
@@ -357,7 +357,7 @@ impl Impostors<'_> {
     }
 }
 
-/// Whether a score is larger than its threshold; without branches, for the vectoriser.
+/// Whether any score is larger than its threshold; without branches, so that the compiler can vectorise it.
 fn any_above(scores: &[f32], thresholds: &[f32]) -> bool {
     scores.iter().zip(thresholds).fold(false, |any, (score, threshold)| any | (score > threshold))
 }

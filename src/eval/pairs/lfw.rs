@@ -28,7 +28,7 @@ pub fn read_bin(path: &Path) -> Result<Pairs> {
     parse_bin(&bytes).map_err(|why| Error::file(path, why))
 }
 
-/// As [`read_bin`], of the file's bytes.
+/// What [`read_bin`] returns, from the file's bytes.
 pub fn parse_bin(bytes: &[u8]) -> Parsed<Pairs> {
     let pickle = checked(bytes).map_err(|why| format!("not a pickle of (images, flags): {why}"))?;
     let lists: Lists = serde_pickle::from_slice(&pickle, Default::default()).map_err(|why| {
@@ -176,7 +176,7 @@ impl PairEntry<'_> {
     }
 }
 
-/// As [`read_pairs`], of the text alone: (folds, pairs).
+/// (folds, pairs) of a pairs.txt's text; see [`read_pairs`].
 pub fn parse_pairs(bytes: &[u8]) -> Parsed<(usize, Vec<PairEntry<'_>>)> {
     let text = std::str::from_utf8(bytes).map_err(|why| format!("not text: {why}"))?;
     let mut lines = text.trim_end().lines();

@@ -65,7 +65,7 @@ impl Points {
         Ok(Points { features, squares: [&a.squares[..], &b.squares].concat(), one_dnn: a.one_dnn })
     }
 
-    /// Those of the range, sharing memory.
+    /// The points of the range; memory is shared.
     pub fn part(&self, range: Range<usize>) -> Result<Points> {
         let features = self.features.f_narrow(0, range.start as i64, range.len() as i64)?;
         Ok(Points { features, squares: self.squares[range].to_vec(), one_dnn: self.one_dnn })
@@ -91,7 +91,8 @@ impl Points {
         Err(Error::failed(format!("{a} features per query on {on:?}, but {b} per gallery image on {other_on:?}")))
     }
 
-    /// From each of `rows` to all of `to`: [rows, to]. Bits depend on the range, hence ranges should: see `blocks`.
+    /// Distances from each of `rows` to all of `to`: [rows, to]. How sums are rounded depends on the range, so callers take
+    /// the ranges that `blocks` gives, which depend on neither ranks nor threads.
     pub fn distances(&self, rows: Range<usize>, to: &Points) -> Result<Vec<f32>> {
         let features = self.features.f_narrow(0, rows.start as i64, rows.len() as i64)?;
         let mut distances = vec![0f32; rows.len() * to.count()];
@@ -115,7 +116,7 @@ impl Points {
         Ok(distances)
     }
 
-    /// Between two rows. Only `on_cpu`.
+    /// The distance between two rows. Panics unless the features are `on_cpu`.
     pub fn distance(&self, i: usize, j: usize) -> f32 {
         assert!(self.features.device() == Device::Cpu && self.features.is_contiguous());
         let length = self.features.size()[1] as usize;
@@ -128,7 +129,7 @@ impl Points {
     }
 }
 
-/// In lanes, for the vectoriser.
+/// Summed in lanes, so that the compiler can vectorise it.
 fn inner_product(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0f32; LANES];

@@ -107,13 +107,13 @@ struct Ranking<'a> {
     query_cameras: &'a [i64],
     /// Cameras [G] of the gallery without junk.
     cameras: Vec<i64>,
-    /// Its images of an id, ascending.
+    /// The gallery's images of each id, ascending.
     of_id: HashMap<i64, Vec<usize>>,
 }
 
 /// What the figures need of one query.
 struct Ranked {
-    /// Of the first match; 0: there is no match.
+    /// Rank of the first match; 0: there is no match.
     first: f64,
     ap: f64,
     ap_trapezoid: f64,
@@ -189,7 +189,7 @@ fn ranks(distances: &[f32], matches: &[usize]) -> Vec<u32> {
 }
 
 impl Ranked {
-    /// Of a query whose matches have these ranks, ascending.
+    /// The figures of a query whose matches have these ranks, ascending.
     fn new(ranks: &[u32]) -> Ranked {
         let (Some(&first), Some(&last)) = (ranks.first(), ranks.last()) else {
             return Ranked { first: 0.0, ap: 0.0, ap_trapezoid: 0.0, inp: 0.0 };

@@ -17,7 +17,7 @@ const LANES: usize = 32;
 /// Images whose neighbours are exchanged at once: bounds the memory of many ranks.
 const EXCHANGED: usize = 4096;
 
-/// Of each image, what was found so far.
+/// The nearest neighbours of each image that were found so far.
 pub struct Neighbours {
     kept: usize,
     /// At most `kept`, ascending; equal distances by index.
@@ -102,7 +102,7 @@ impl Neighbours {
         self.largest[image] = largest.into_iter().fold(self.largest[image], larger);
     }
 
-    /// The same the other way round: distances of `others` and those after it to an image.
+    /// Takes distances of `others` and the images after it to one image, as neighbours of theirs.
     fn add_column(&mut self, image: usize, others: usize, distances: &[f32]) {
         for (start, lanes) in (others..).step_by(LANES).zip(distances.chunks(LANES)) {
             let thresholds = &self.thresholds[start..][..lanes.len()];
@@ -140,7 +140,7 @@ impl Neighbours {
     }
 }
 
-/// Without regard to NaN, for the vectoriser.
+/// Without f32::max's care for NaN, so that the compiler can vectorise it.
 fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }

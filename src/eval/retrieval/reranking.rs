@@ -38,17 +38,17 @@ pub struct Reranked {
     lambda: f64,
     query: Points,
     gallery: Points,
-    /// Of each query: the largest distance to any image.
+    /// The largest distance of each query to any image.
     largest: Vec<f32>,
-    /// Of each query.
+    /// Each query's k-reciprocal encoding.
     encodings: Vec<Sparse>,
-    /// Of each image: the gallery images in whose encodings it is, and its values there.
+    /// For each image, the gallery images whose encodings contain it, with its values there.
     inverted: Vec<Sparse>,
 }
 
 /// What the encodings are made of. Images are queries, then gallery.
 struct Encoder {
-    /// In the CPU's memory.
+    /// Features in the CPU's memory.
     images: Points,
     neighbours: Neighbours,
     reranking: Reranking,
@@ -104,7 +104,7 @@ impl Reranked {
 }
 
 impl Encoder {
-    /// Those of an image's first `count` neighbours that have it among their first `count`.
+    /// An image's k-reciprocal neighbours, k = `count`: those of its first k that have it among their own first k.
     fn reciprocal(&self, image: u32, count: usize) -> impl Iterator<Item = u32> {
         let mutual = move |&other: &u32| self.neighbours.first(other as usize, count).any(|theirs| theirs == image);
         self.neighbours.first(image as usize, count).filter(mutual)
@@ -132,7 +132,7 @@ impl Encoder {
         set.into_iter().zip(weights).map(|(other, weight)| (other, weight / sum)).collect()
     }
 
-    /// Of each image: the mean of the encodings of its first k2 neighbours; with k2 = 1 its own.
+    /// Each image's final encoding: the mean of those of its first k2 neighbours; with k2 = 1 its own.
     fn encodings(&self, threads: usize) -> Result<Vec<Sparse>> {
         let count = self.images.count();
         let each = |encode: &(dyn Fn(u32) -> Sparse + Sync)| -> Result<Vec<Sparse>> {
@@ -148,7 +148,7 @@ impl Encoder {
     }
 }
 
-/// Of all images the same features, every distance is zero.
+/// The distance as a share of the largest; 0 where all images have the same features.
 fn normalised(distance: f32, largest: f32) -> f32 {
     if largest > 0.0 { distance / largest } else { 0.0 }
 }
