@@ -50,71 +50,85 @@ fn settings(arguments: &RunArguments, loss: Option<LossName>) -> Result<(Config,
 }
 
 fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<()> {
-    let samples = config.search.samples;
-    if comm.size() > samples {
-        let text = format!(
-            "search.samples = {samples}: fewer than the {} MPI ranks; a rank without a sample has no work",
-            comm.size()
-        );
-        return Err(Error::config(if comm.is_root() { text } else { String::new() }));
-    }
+    check_size(config, comm)?;
     device::check(devices, comm)?;
     // before anything is written, so that a wrong path leaves no run directory behind
-    let mut task = comm.agree(task::open(config, devices))?;
-    let continued = comm.is_root() && arguments.out.as_deref().is_some_and(RunDirectory::has_checkpoint);
-    if comm.all_max(continued as u64) == 0 {
-        comm.agree(initialise(config, comm, &mut *task))?;
-    }
+    let mut task = open_task(arguments, config, devices, comm)?;
     if arguments.dry_run {
         if comm.is_root() {
             print_plan(config, comm, devices, &*task);
         }
         return Ok(());
     }
-
     let directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
-    let found = if comm.is_root() { directory.open(config, arguments.resume) } else { Ok(Found::Fresh) };
-    let found = comm.agree(found)?;
-    if comm.all_max(matches!(found, Found::Finished) as u64) == 1 {
-        if comm.is_root() {
-            log::info!("{} is there: the run is complete", directory.final_file().display());
-        }
+    match find(&directory, config, arguments.resume, comm)? {
+        Found::Finished => Ok(()),
+        found => search_in(&directory, config, devices, &mut *task, found, comm),
+    }
+}
+
+fn check_size(config: &Config, comm: &Comm) -> Result<()> {
+    let (samples, ranks) = (config.search.samples, comm.size());
+    if ranks <= samples {
         return Ok(());
     }
+    let text =
+        format!("search.samples = {samples}: fewer than the {ranks} MPI ranks; a rank without a sample has no work");
+    Err(Error::config(if comm.is_root() { text } else { String::new() }))
+}
+
+/// The task, with the weights to start from unless there is a checkpoint to continue.
+fn open_task(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<Box<dyn Task>> {
+    let mut task = comm.agree(task::open(config, devices))?;
+    let continued = comm.is_root() && arguments.out.as_deref().is_some_and(RunDirectory::has_checkpoint);
+    if comm.all_max(continued as u64) == 0 {
+        comm.agree(initialise(config, comm, &mut *task))?;
+    }
+    Ok(task)
+}
+
+/// What the run directory holds; only rank 0 looks, and only it has the checkpoint.
+fn find(directory: &RunDirectory, config: &Config, resume: bool, comm: &Comm) -> Result<Found> {
+    let found = if comm.is_root() { directory.open(config, resume) } else { Ok(Found::Fresh) };
+    let found = comm.agree(found)?;
+    if comm.all_max(matches!(found, Found::Finished) as u64) == 0 {
+        return Ok(found);
+    }
+    if comm.is_root() {
+        log::info!("{} is there: the run is complete", directory.final_file().display());
+    }
+    Ok(Found::Finished)
+}
+
+/// Searches to the end, or until it is stopped, and leaves the files of a run.
+fn search_in(
+    directory: &RunDirectory,
+    config: &Config,
+    devices: &[Device],
+    task: &mut dyn Task,
+    found: Found,
+    comm: &Comm,
+) -> Result<()> {
     let stop = Stop::new(directory.path(), config.run.max_hours)?;
-    let (mut policy, progress) = start(config, comm, &mut *task, found)?;
+    let (mut policy, progress) = start(config, comm, task, found)?;
+    let info = run_info(config, comm, devices);
     if comm.is_root() {
         directory.write_label_changes(task.label_changes())?;
         log::info!("{}", task.describe());
         log::info!(
-            "{} rank(s), {samples} sample(s), device {}, {} thread(s) per rank, libtorch {}",
-            comm.size(),
-            device::describe(devices),
-            config.run.threads,
-            libtorch_version()
+            "{} rank(s), {} sample(s), device {}, {} thread(s) per rank, libtorch {}",
+            info.ranks,
+            config.search.samples,
+            info.device,
+            info.threads,
+            info.libtorch
         );
     }
-    let info = RunInfo {
-        config: config.to_toml(),
-        seed: config.run.seed,
-        ranks: comm.size(),
-        threads: config.run.threads,
-        libtorch: libtorch_version().into(),
-        device: device::describe(devices),
-    };
     let specs = task.specs().to_vec();
-    let mut recorder = RunRecorder::new(&directory, info, specs, stop, comm.is_root(), config.train.epochs);
+    let mut recorder = RunRecorder::new(directory, info, specs, stop, comm.is_root(), config.train.epochs);
     recorder.start(&progress.history);
-    match search::run(config, comm, &mut *task, &mut *policy, &mut recorder, progress) {
-        Ok(progress) if comm.is_root() => {
-            let test = task.test()?;
-            recorder.finish(&progress, test.clone())?;
-            for (name, value) in test {
-                terminal::line(&format!("test {name:12} {value:.4}"));
-            }
-            terminal::line(&directory.final_file().display().to_string());
-            Ok(())
-        }
+    match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
+        Ok(progress) if comm.is_root() => finish(directory, task, &recorder, &progress),
         Ok(_) => Ok(()),
         Err(stopped @ Error::Stopped(_)) => {
             recorder.stopped();
@@ -122,6 +136,28 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         }
         Err(error) => Err(error),
     }
+}
+
+fn run_info(config: &Config, comm: &Comm, devices: &[Device]) -> RunInfo {
+    RunInfo {
+        config: config.to_toml(),
+        seed: config.run.seed,
+        ranks: comm.size(),
+        threads: config.run.threads,
+        libtorch: libtorch_version().into(),
+        device: device::describe(devices),
+    }
+}
+
+/// Measures the final model on the test set and writes final.h5.
+fn finish(directory: &RunDirectory, task: &mut dyn Task, recorder: &RunRecorder, progress: &Progress) -> Result<()> {
+    let test = task.test()?;
+    recorder.finish(progress, test.clone())?;
+    for (name, value) in test {
+        terminal::line(&format!("test {name:12} {value:.4}"));
+    }
+    terminal::line(&directory.final_file().display().to_string());
+    Ok(())
 }
 
 /// The policy and the progress to start from, the same on all ranks: a checkpoint's, which rank 0 has, or the
