@@ -7,8 +7,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use amlfs::config::{HeadKind, TauWeights};
-use amlfs::loss::{Head, Space, Unified};
+use amlfs::loss::{Head, HeadKind, Space, TauWeights, Unified};
 
 const SCALE: f64 = 30.0;
 

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::comm;
-use crate::config::{Config, DeviceKind, Layers, LossName, PolicyName, Run};
+use crate::config::{Config, DeviceKind, Layers, Run};
 use crate::data::Store;
 use crate::error::Result;
 use crate::eval::retrieval::Metric;
+use crate::loss::FIXED_LOSSES;
+use crate::policy::POLICIES;
 
 /// Searches a loss function while the network trains (AM-LFS).
 ///
@@ -84,8 +87,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "B")]
     samples: Option<usize>,
     /// search.policy
-    #[arg(long, value_name = "NAME")]
-    policy: Option<PolicyName>,
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(POLICIES.iter().map(|kind| kind.name)))]
+    policy: Option<String>,
     /// train.epochs
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -109,8 +112,8 @@ pub struct RunArguments {
 #[derive(Args)]
 pub struct TrainArguments {
     /// The loss
-    #[arg(long, value_name = "NAME")]
-    pub loss: LossName,
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FIXED_LOSSES.iter().map(|kind| kind.name)))]
+    pub loss: String,
     #[command(flatten)]
     pub run: RunArguments,
 }
@@ -423,9 +426,8 @@ pub fn parse() -> Command {
 
 impl RunArguments {
     /// The configuration: presets, files, --set, then flags; `loss` is `train`'s.
-    pub fn resolve(&self, loss: Option<LossName>) -> Result<Config> {
-        let loss_name = loss.as_ref().map(name);
-        let mut layers = Layers::new(self.preset.as_deref(), loss_name.as_ref().and_then(toml::Value::as_str))?;
+    pub fn resolve(&self, loss: Option<&str>) -> Result<Config> {
+        let mut layers = Layers::new(self.preset.as_deref(), loss)?;
         for file in &self.config {
             layers.add_file(file)?;
         }
@@ -442,15 +444,15 @@ impl RunArguments {
         set("--init", "model.init", self.init.as_ref().map(path))?;
         set("--label-noise", "data.label_noise", self.label_noise.map(Into::into))?;
         set("--samples", "search.samples", self.samples.map(count))?;
-        set("--policy", "search.policy", self.policy.as_ref().map(name))?;
+        set("--policy", "search.policy", self.policy.as_deref().map(Into::into))?;
         set("--epochs", "train.epochs", self.epochs.map(count))?;
         set("--seed", "run.seed", self.seed.map(|seed| (seed as i64).into()))?;
         set("--threads", "run.threads", self.threads.map(count))?;
         set("--device", "run.device", self.device.as_ref().map(name))?;
         set("--devices-per-rank", "run.devices_per_rank", self.devices_per_rank.map(count))?;
         set("--max-hours", "run.max_hours", self.max_hours.map(Into::into))?;
-        if loss_name.is_some() {
-            set("--loss", "loss.name", loss_name)?;
+        if loss.is_some() {
+            set("--loss", "loss.name", loss.map(Into::into))?;
             set("train", "search.samples", Some(1.into()))?;
             set("train", "search.policy", Some("fixed".into()))?;
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 
 use crate::checkpoint::{self, Checkpoint, RunInfo};
-use crate::config::Config;
+use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::search::{Progress, Recorder};
@@ -73,8 +73,8 @@ impl RunDirectory {
     fn check_config(&self, config: &Config) -> Result<()> {
         let path = self.path.join("config.toml");
         let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
-        let theirs = Config::from_toml(&text).map_err(|why| Error::file(&path, why))?;
-        let differences = config.differences(&theirs);
+        let theirs = TypedConfig::from_toml(&text).map_err(|why| Error::file(&path, why))?;
+        let differences = config.typed().differences(&theirs);
         if differences.is_empty() {
             return Ok(());
         }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::comm::Comm;
-use crate::config::{self, DataOrder, LossName};
+use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
-use crate::loss::Space;
-use crate::policy::{self, Policy, Update};
+use crate::loss::{Function, Space};
+use crate::policy::{Policy, Settings, Update};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
 use crate::task::{Epoch, Task};
 use crate::train::Observer;
@@ -38,17 +38,12 @@ pub trait Recorder {
 
 /// The policy of a configuration at its start: mu is softmax. With a fixed loss there is nothing to search.
 pub fn policy(config: &config::Config) -> Box<dyn Policy> {
-    let config::Config { search, loss, run, .. } = config;
-    let space = Space { intervals: if loss.name == LossName::Unified { search.intervals } else { 0 } };
-    let settings = policy::Settings {
-        samples: search.samples,
-        learning_rate: search.learning_rate,
-        betas: search.betas,
-        seed: run.seed,
-    };
-    let name = clap::ValueEnum::to_possible_value(&search.policy).expect("no name is hidden");
-    let kind = policy::find(name.get_name()).expect("every name has a policy");
-    kind.start(settings, space.identity(), space.sigma(search.sigma, search.transforms))
+    let config::Config { search, policy, run, .. } = config;
+    let searched = matches!(config.loss.function, Function::Unified { .. });
+    let space = Space { intervals: if searched { search.intervals } else { 0 } };
+    let settings =
+        Settings { samples: search.samples, learning_rate: search.learning_rate, betas: search.betas, seed: run.seed };
+    policy.start(settings, space.identity(), space.sigma(search.sigma, search.transforms))
 }
 
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).

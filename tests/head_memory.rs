@@ -2,8 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use amlfs::config::{HeadKind, TauWeights};
-use amlfs::loss::{Head, Space, Unified};
+use amlfs::loss::{Head, HeadKind, Space, TauWeights, Unified};
 
 /// Peak resident memory since `reset_peak`, and memory now, in bytes.
 fn resident() -> (f64, f64) {

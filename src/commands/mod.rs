@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Search(arguments) => search::run(&arguments, None),
-        Command::Train(arguments) => search::run(&arguments.run, Some(arguments.loss)),
+        Command::Train(arguments) => search::run(&arguments.run, Some(&arguments.loss)),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),

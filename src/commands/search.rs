@@ -6,9 +6,10 @@ use super::on_all_ranks;
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::RunArguments;
 use crate::comm::{self, Comm};
-use crate::config::{self, Config, DataKind, LossName};
+use crate::config::{self, Config, Source};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::loss::Function;
 use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
@@ -17,7 +18,7 @@ use crate::stop::Stop;
 use crate::task::{self, Task};
 use crate::terminal;
 
-pub fn run(arguments: &RunArguments, loss: Option<LossName>) -> Result<()> {
+pub fn run(arguments: &RunArguments, loss: Option<&str>) -> Result<()> {
     // What every rank can see by itself fails on all of them, before MPI; one says so.
     let (config, devices) = settings(arguments, loss).map_err(only_rank_0_speaks)?;
     on_all_ranks(|comm| with_ranks(arguments, &config, &devices, comm))
@@ -31,18 +32,13 @@ fn only_rank_0_speaks(error: Error) -> Error {
 }
 
 /// Everything that is decided before MPI_Init.
-fn settings(arguments: &RunArguments, loss: Option<LossName>) -> Result<(Config, Vec<Device>)> {
+fn settings(arguments: &RunArguments, loss: Option<&str>) -> Result<(Config, Vec<Device>)> {
     let config = arguments.resolve(loss)?;
-    match (loss, config.loss.name) {
-        (None, name) if name != LossName::Unified => {
-            return Err(Error::config(
-                "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME",
-            ));
-        }
-        (Some(LossName::Unified), _) => {
-            return Err(Error::config("--loss unified: this loss is searched, not trained with; leave 'train' out"));
-        }
-        _ => {}
+    let searched = matches!(config.loss.function, Function::Unified { .. });
+    if loss.is_none() && !searched {
+        return Err(Error::config(
+            "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME",
+        ));
     }
     tch::set_num_threads(config.run.threads as i32);
     let devices = device::choose(&config.run)?;
@@ -181,7 +177,7 @@ fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Res
 /// Takes over the weights that the configuration names.
 fn initialise(config: &Config, comm: &Comm, task: &mut dyn Task) -> Result<()> {
     let Some(path) = &config.model.init else {
-        if config.data.kind == DataKind::Reid && comm.is_root() {
+        if matches!(config.data.source, Source::Reid { .. }) && comm.is_root() {
             log::warn!(
                 "model.init is not set: ResNet-50 starts from random weights, the published results from ImageNet's \
                  (docs/reid.md)"

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, TypedConfig};
 use crate::error::{Error, Result};
 
 const DEFAULTS: &str = include_str!("../presets/defaults.toml");
@@ -99,7 +99,7 @@ impl Layers {
         for (_, table) in &self.0 {
             merge(&mut merged, table);
         }
-        let mut config: Config = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
+        let typed: TypedConfig = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
             let key = error.path().to_string();
             let why = error.inner().message().replace('\n', " ");
             // an unknown field's path ends at its table; its own name stands in the message
@@ -107,10 +107,7 @@ impl Layers {
                 why.split('`').nth(1).map(|name| format!("{key}.{name}")).filter(|key| self.source(key).is_some());
             Error::config(self.describe(&named.unwrap_or(key), &why))
         })?;
-        config.loss.margin = config.loss.margin.or(config.loss.name.default_margin());
-        config.loss.head = config.loss.head.or(Some(config.loss.name.default_head()));
-        config.check().map_err(|(key, why)| Error::config(self.describe(key, &why)))?;
-        Ok(config)
+        typed.try_resolve().map_err(|(key, why)| Error::config(self.describe(key, &why)))
     }
 
     /// The value of a dotted key and the source that set it last.
@@ -166,7 +163,7 @@ mod tests {
         assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
         assert_eq!(
             error(&["search.policy=greedy"]),
-            "search.policy = \"greedy\" (--set search.policy=greedy): unknown variant `greedy`, expected one of `reinforce`, `fixed`, `mirrored`"
+            "search.policy = \"greedy\" (--set search.policy=greedy): unknown name, expected one of `reinforce`, `fixed`, `mirrored`"
         );
         assert!(
             error(&["search.simga=0.2"])
@@ -185,8 +182,9 @@ mod tests {
         layers.set_text("train.epochs = 3").unwrap();
         layers.set("--loss", "loss.name", "arcface".into()).unwrap();
         let config = layers.resolve().unwrap();
-        assert_eq!((config.train.epochs, config.model.depth, config.loss.margin), (3, 8, Some(0.5)));
-        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+        assert_eq!((config.train.epochs, config.model.depth, config.typed().loss.margin), (3, 8, Some(0.5)));
+        let text = config.to_toml();
+        assert_eq!(TypedConfig::from_toml(&text).unwrap().resolve().unwrap().to_toml(), text);
     }
 
     #[test]
@@ -214,13 +212,13 @@ mod tests {
             layers.set_text(assignment).unwrap();
         }
         let config = layers.resolve().unwrap();
-        assert_eq!((config.train.epochs, config.train.batch_size, config.loss.margin), (14, 7, Some(4.0)));
-        assert_eq!(config.loss.head, Some(super::super::HeadKind::Weights));
+        assert_eq!((config.train.epochs, config.train.batch_size, config.typed().loss.margin), (14, 7, Some(4.0)));
+        assert_eq!(config.loss.head.kind, crate::loss::HeadKind::Weights);
     }
 
     #[test]
     fn differences_ignore_where_it_runs_and_name_what_changed() {
-        let ours = Layers::new(Some("demo"), None).unwrap().resolve().unwrap();
+        let ours = Layers::new(Some("demo"), None).unwrap().resolve().unwrap().typed().clone();
         let mut theirs = ours.clone();
         theirs.run.keep = 9;
         theirs.data.path = Some("elsewhere".into());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use crate::checkpoint;
-use crate::config::{Config, DataKind, Run};
+use crate::config::{DataKind, Run, Source, TypedConfig};
 use crate::data::{Dataset, Images};
 use crate::device;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ pub struct Embedder {
     /// Height and width of its images.
     pub size: (usize, usize),
     /// The run's data.path.
-    pub data: Option<PathBuf>,
+    pub data: PathBuf,
     loader_threads: usize,
 }
 
@@ -29,15 +29,20 @@ impl Embedder {
     /// checkpoint of such a run; the device is not there.
     pub fn open(path: &Path, kind: DataKind, adjust: impl FnOnce(&mut Run)) -> Result<Embedder> {
         let checkpoint = checkpoint::read(path)?;
-        let mut config = Config::from_toml(&checkpoint.info.config).map_err(|why| Error::file(path, why))?;
-        if config.data.kind != kind {
-            let why = format!("the checkpoint of a network for {:?}, not for {kind:?}", config.data.kind);
+        let stored = TypedConfig::from_toml(&checkpoint.info.config);
+        let mut typed = stored.map_err(|why| Error::file(path, why))?;
+        if typed.data.kind != kind {
+            let why = format!("the checkpoint of a network for {:?}, not for {kind:?}", typed.data.kind);
             return Err(Error::file(path, why));
         }
-        adjust(&mut config.run);
+        adjust(&mut typed.run);
+        let config = typed.resolve().map_err(|why| Error::file(path, why))?;
         tch::set_num_threads(config.run.threads as i32);
-        let [height, width] = if kind == DataKind::Reid { config.data.reid.size } else { config.data.faces.size };
-        let normalisation = Normalisation::of_kind(kind).expect("faces or persons");
+        let ([height, width], normalisation, data) = match config.data.source.clone() {
+            Source::Faces { path, settings } => (settings.size, Normalisation::FACES, path),
+            Source::Reid { path, settings } => (settings.size, Normalisation::REID, path),
+            _ => return Err(Error::file(path, "the checkpoint of a network that embeds neither faces nor persons")),
+        };
         let devices: Vec<Device> = device::choose(&config.run)?;
         // the classifier's rows are the only thing that the configuration does not tell
         let classifier = format!("model/{}", model::classifier_name(&config.model));
@@ -47,12 +52,7 @@ impl Embedder {
         let mut trainer = Trainer::new(&config, model.into(), &layout, normalisation, &devices);
         let state = checkpoint::from_named(&checkpoint.tensors, trainer.specs());
         trainer.load(&state.map_err(|why| Error::file(path, why))?);
-        Ok(Embedder {
-            trainer,
-            size: (height, width),
-            data: config.data.path,
-            loader_threads: config.run.loader_threads,
-        })
+        Ok(Embedder { trainer, size: (height, width), data, loader_threads: config.run.loader_threads })
     }
 
     /// Unit embeddings of some of the images: [n, D] f32 on the first device. Each is of the image's embedding plus its

@@ -2,8 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Line, Loss};
-use crate::config::LossName;
+use super::{HeadKind, Line, Loss};
 
 /// Below this sin(theta) ArcFace's slope sin(theta + m) / sin(theta) is held: it is infinite at theta = 0.
 const MIN_SINE: f64 = 1e-3;
@@ -31,19 +30,74 @@ pub enum FixedLoss {
     },
 }
 
-impl FixedLoss {
-    /// Panics for `LossName::Unified`, which is not fixed.
-    pub fn new(name: LossName, margin: f64) -> FixedLoss {
-        match name {
-            LossName::Unified => unreachable!("the unified loss has its own type"),
-            LossName::Softmax => FixedLoss::Softmax,
-            LossName::LSoftmax | LossName::ASoftmax => FixedLoss::Angular { m: margin as usize },
-            LossName::AmSoftmax | LossName::Cosface => FixedLoss::AmSoftmax { m: margin },
-            LossName::Arcface => FixedLoss::ArcFace { m: margin },
-            LossName::Focal => FixedLoss::Focal { gamma: margin },
-        }
-    }
+/// A fixed loss that can be chosen.
+pub struct FixedLossKind {
+    /// What `loss.name` and `amlfs train --loss` say.
+    pub name: &'static str,
+    /// The head that it was published with.
+    pub head: HeadKind,
+    /// What `loss.margin` means to it, if anything.
+    pub margin: Option<Margin>,
+    /// Takes the margin, 0 if it has none.
+    pub new: fn(f64) -> FixedLoss,
 }
+
+pub struct Margin {
+    pub default: f64,
+    pub allows: fn(f64) -> bool,
+    /// `allows` in words.
+    pub range: &'static str,
+}
+
+/// Every fixed loss: a new one is a variant above and a line here.
+pub const FIXED_LOSSES: &[FixedLossKind] = &[
+    FixedLossKind { name: "softmax", head: HeadKind::Plain, margin: None, new: |_| FixedLoss::Softmax },
+    FixedLossKind {
+        name: "l-softmax",
+        head: HeadKind::Plain,
+        margin: MULTIPLIER,
+        new: |m| FixedLoss::Angular { m: m as usize },
+    },
+    FixedLossKind {
+        name: "a-softmax",
+        head: HeadKind::Weights,
+        margin: MULTIPLIER,
+        new: |m| FixedLoss::Angular { m: m as usize },
+    },
+    FixedLossKind {
+        name: "am-softmax",
+        head: HeadKind::Normalised,
+        margin: OFFSET,
+        new: |m| FixedLoss::AmSoftmax { m },
+    },
+    FixedLossKind { name: "cosface", head: HeadKind::Normalised, margin: OFFSET, new: |m| FixedLoss::AmSoftmax { m } },
+    FixedLossKind {
+        name: "arcface",
+        head: HeadKind::Normalised,
+        margin: Some(Margin {
+            default: 0.5,
+            allows: |m| (0.0..std::f64::consts::FRAC_PI_2).contains(&m),
+            range: "at least 0 and below pi/2 (radians)",
+        }),
+        new: |m| FixedLoss::ArcFace { m },
+    },
+    FixedLossKind {
+        name: "focal",
+        head: HeadKind::Plain,
+        margin: Some(Margin { default: 2.0, allows: |gamma| (0.0..=10.0).contains(&gamma), range: "0 to 10 (gamma)" }),
+        new: |gamma| FixedLoss::Focal { gamma },
+    },
+];
+
+/// cos(m theta)
+const MULTIPLIER: Option<Margin> = Some(Margin {
+    default: 4.0,
+    allows: |m| (1..=8).any(|whole| m == f64::from(whole)),
+    range: "a whole number from 1 to 8",
+});
+/// cos(theta) - m
+const OFFSET: Option<Margin> =
+    Some(Margin { default: 0.35, allows: |m| (0.0..2.0).contains(&m), range: "at least 0 and below 2" });
 
 impl Loss for FixedLoss {
     fn target(&self, cosine: &Tensor, step: u64) -> Line {

@@ -3,13 +3,25 @@
 //! Autograd on [N, C] would keep several such matrices. Here the logits are edited and exponentiated in place into
 //! G = d loss / d logits, so one [N, C] tensor is alive, and d features and d weights are two products with it.
 
+use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad_guard};
 
 use super::Loss;
-use crate::config::HeadKind;
 
 /// Norms are no smaller than this when they divide.
 const MIN_NORM: f64 = 1e-12;
+
+/// What logits are made of.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// W x
+    Plain,
+    /// W x with rows of W normalised: |x| cos(theta)
+    Weights,
+    /// s cos(theta)
+    Normalised,
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
@@ -18,7 +30,7 @@ pub struct Head {
     pub scale: f64,
 }
 
-/// Of one head on one batch, or part of one.
+/// Loss and gradient of a batch, or of one replica's part of it.
 pub struct HeadGradient {
     /// Scalar: sum of the loss values / `examples`.
     pub loss: Tensor,
@@ -139,9 +151,8 @@ mod tests {
     use rand::RngExt;
     use tch::{Device, Kind};
 
-    use super::super::{FixedLoss, Space, Unified};
+    use super::super::{FixedLoss, Space, TauWeights, Unified};
     use super::*;
-    use crate::config::TauWeights;
     use crate::rng::{Purpose, Rng, rng};
 
     const KINDS: [HeadKind; 3] = [HeadKind::Plain, HeadKind::Weights, HeadKind::Normalised];

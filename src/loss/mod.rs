@@ -10,15 +10,13 @@ mod space;
 mod triplet;
 mod unified;
 
-pub use fixed::FixedLoss;
-pub use head::{Head, HeadGradient};
-pub use space::Space;
+pub use fixed::{FIXED_LOSSES, FixedLoss, FixedLossKind};
+pub use head::{Head, HeadGradient, HeadKind};
+pub use space::{Space, Transforms};
 pub use triplet::batch_hard_triplet;
-pub use unified::Unified;
+pub use unified::{TauWeights, Unified};
 
 use tch::{Device, Kind, Tensor};
-
-use crate::config;
 
 /// The target logit near the example's cosine c: z_y = s (slope c + intercept). For a curved t this is its tangent,
 /// which gives both the exact value and the exact gradient.
@@ -38,11 +36,24 @@ pub trait Loss {
     fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor);
 }
 
-/// The loss of a configuration. theta [4M] f64 for the unified loss, empty for a fixed one. Its tensors are of the
-/// given kind, on the given device.
-pub fn build(config: &config::Loss, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
-    match config.name {
-        config::LossName::Unified => Box::new(Unified::new(theta, config.w_max, config.tau_weights, device, kind)),
-        name => Box::new(FixedLoss::new(name, config.margin.unwrap_or(0.0))),
+/// Which loss a run trains with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// The searched one.
+    Unified {
+        w_max: f64,
+        tau_weights: TauWeights,
+    },
+    Fixed(FixedLoss),
+}
+
+impl Function {
+    /// theta [4M] f64 for the unified loss; a fixed one ignores it. Its tensors are of the given kind, on the given
+    /// device.
+    pub fn build(self, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
+        match self {
+            Function::Unified { w_max, tau_weights } => Box::new(Unified::new(theta, w_max, tau_weights, device, kind)),
+            Function::Fixed(fixed) => Box::new(fixed),
+        }
     }
 }

@@ -1,6 +1,15 @@
 //! The search space: theta = [a^t, b^t, a^tau, b^tau], M numbers each (AM-LFS section 3.3). Pure f64.
 
-use crate::config::Transforms;
+use serde::{Deserialize, Serialize};
+
+/// What is searched; the other transform stays the identity.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transforms {
+    Both,
+    T,
+    Tau,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {

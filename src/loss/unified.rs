@@ -1,9 +1,9 @@
 //! The searched loss: piecewise-linear t on the target cosine and tau on the target probability (equations 16, 17).
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::{Line, Loss};
-use crate::config::TauWeights;
 
 /// Slopes are used no smaller than this: t and tau must grow (AM-LFS section 3.3).
 const MIN_SLOPE: f64 = 1e-2;
@@ -11,6 +11,16 @@ const MIN_SLOPE: f64 = 1e-2;
 const MIN_TAU: f64 = 1e-6;
 /// p is floored here in the weight, so that p / p = 1 also where f32 underflows.
 const MIN_P: f64 = 1e-30;
+
+/// How examples are weighted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TauWeights {
+    /// As tau says.
+    Raw,
+    /// Divided by their mean over the batch.
+    Normalised,
+}
 
 pub struct Unified {
     t: Pieces,

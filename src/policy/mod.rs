@@ -105,6 +105,7 @@ pub struct Start {
 }
 
 /// A policy that can be chosen.
+#[derive(Debug)]
 pub struct PolicyKind {
     pub name: &'static str,
     /// In a phrase, for people.

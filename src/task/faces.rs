@@ -1,12 +1,13 @@
 //! Face recognition: identities from a packed file. Reward: rank-1 of held-out identities among held-out distractors, as
 //! MegaFace defines it (docs/megaface.md).
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tch::Device;
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::Config;
+use crate::config::{Config, Faces};
 use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
 use crate::error::{Error, Result};
 use crate::eval::megaface::Identification;
@@ -16,14 +17,13 @@ use crate::model;
 use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
-pub fn faces(config: &Config, devices: &[Device]) -> Result<Supervised> {
-    let path = config.data.path.as_deref().expect("checked with the configuration");
-    let (images, identities) = open(path, config)?;
+pub fn faces(config: &Config, path: &Path, settings: &Faces, devices: &[Device]) -> Result<Supervised> {
+    let (images, identities) = open(path, settings)?;
     let HeldOut { mut training, classes, probes, distractors } =
-        hold_out_identities(&images, identities, &config.data.faces, config.run.seed)?;
+        hold_out_identities(&images, identities, settings, config.run.seed)?;
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
-    let test = match &config.data.faces.test {
-        Some(path) => Some(Arc::new(Dataset::whole(open(path, config)?.0))),
+    let test = match &settings.test {
+        Some(path) => Some(Arc::new(Dataset::whole(open(path, settings)?.0))),
         None => None,
     };
     let (model, layout) = model::build(&config.model, images.size(), classes);
@@ -43,10 +43,10 @@ struct Identify {
 }
 
 /// (images, number of identities).
-fn open(path: &std::path::Path, config: &Config) -> Result<(Arc<dyn Images>, usize)> {
+fn open(path: &Path, settings: &Faces) -> Result<(Arc<dyn Images>, usize)> {
     let packed = Packed::open(path)?;
     let (height, width) = packed.size();
-    let [wanted_height, wanted_width] = config.data.faces.size;
+    let [wanted_height, wanted_width] = settings.size;
     if (height, width) != (wanted_height, wanted_width) {
         return Err(Error::file(
             path,

@@ -5,25 +5,36 @@ mod faces;
 mod reid;
 mod training;
 
-use classification::classification;
+use std::sync::Arc;
+
+use classification::{Classes, classification};
 use faces::faces;
 use reid::reid;
 
 use tch::Device;
 
-use crate::config::{Config, DataKind};
-use crate::data::LabelChange;
+use crate::config::{Config, Source};
+use crate::data::{Cifar10, GlyphImages, LabelChange};
 use crate::error::Result;
 use crate::state::TensorSpec;
 use crate::train::Observer;
 
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
-    Ok(match config.data.kind {
-        DataKind::Cifar10 | DataKind::Glyphs => Box::new(classification(config, devices)?),
-        DataKind::Faces => Box::new(faces(config, devices)?),
-        DataKind::Reid => Box::new(reid(config, devices)?),
-    })
+    Ok(Box::new(match &config.data.source {
+        Source::Cifar10 { path, validation_fraction } => {
+            let (training, test) = Cifar10::open(path)?;
+            let images = Classes { training: Arc::new(training), test: Arc::new(test), count: Cifar10::CLASSES };
+            classification(config, images, *validation_fraction, devices)?
+        }
+        Source::Glyphs { settings, validation_fraction } => {
+            let (training, test) = GlyphImages::open(settings, config.run.seed);
+            let images = Classes { training: Arc::new(training), test: Arc::new(test), count: settings.classes };
+            classification(config, images, *validation_fraction, devices)?
+        }
+        Source::Faces { path, settings } => faces(config, path, settings, devices)?,
+        Source::Reid { path, settings } => reid(config, path, settings, devices)?,
+    }))
 }
 
 /// One sample's epoch of training, for `Task::train`.

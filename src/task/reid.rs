@@ -1,13 +1,14 @@
 //! Person re-identification: a packed benchmark (`amlfs prepare reid`). Reward: mAP of held-out training identities, each
 //! camera's query against all their images, as Market-1501 defines it (docs/reid.md).
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
 use super::training::{Goal, Supervised, Training};
 use crate::comm::Comm;
-use crate::config::Config;
+use crate::config::{Config, Reid};
 use crate::data::{Balanced, Dataset, HeldOutByCamera, Images, Persons, Resized, add_label_noise, hold_out_by_camera};
 use crate::error::Result;
 use crate::eval::normalise_rows;
@@ -16,9 +17,8 @@ use crate::model;
 use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed file, holds identities out and builds the network on `devices`. Errors: data that can't be used.
-pub fn reid(config: &Config, devices: &[Device]) -> Result<Supervised> {
-    let settings = &config.data.reid;
-    let persons = Persons::open(config.data.path.as_deref().expect("checked with the configuration"))?;
+pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -> Result<Supervised> {
+    let persons = Persons::open(path)?;
     let images: Arc<dyn Images> = Arc::new(Resized { packed: persons.packed.clone(), size: settings.size.into() });
     let (identities, per_identity) = (settings.validation_identities, settings.validation_images);
     let seed = config.run.seed;

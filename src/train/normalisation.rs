@@ -1,6 +1,5 @@
 //! How bytes become the numbers that a network sees.
 
-use crate::config::DataKind;
 use crate::data::Dataset;
 use crate::error::Result;
 
@@ -18,15 +17,6 @@ impl Normalisation {
     /// ImageNet's, as torchvision's weights want it.
     pub const REID: Normalisation =
         Normalisation { mean: [123.675, 116.28, 103.53], deviation: [58.395, 57.12, 57.375] };
-
-    /// The same for every run on data of this kind; `None`: as the run's training images tell (`of`).
-    pub fn of_kind(kind: DataKind) -> Option<Normalisation> {
-        match kind {
-            DataKind::Cifar10 | DataKind::Glyphs => None,
-            DataKind::Faces => Some(Normalisation::FACES),
-            DataKind::Reid => Some(Normalisation::REID),
-        }
-    }
 
     /// Channel means and deviations over the training images (at most the first 50,000 of them).
     pub fn of(training: &Dataset) -> Result<Normalisation> {

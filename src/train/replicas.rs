@@ -7,14 +7,13 @@ use tch::{Device, Kind, Tensor, no_grad, no_grad_guard};
 
 use crate::config::{self, Config, Precision};
 use crate::data::Batch;
-use crate::loss::{Head, Loss, batch_hard_triplet};
+use crate::loss::{Loss, batch_hard_triplet};
 use crate::model::{Dropout, Model, Phase, TensorLayout, Weights};
 
 use super::Normalisation;
 
 pub struct Replicas {
     model: Arc<dyn Model>,
-    head: Head,
     loss: config::Loss,
     precision: Kind,
     seed: u64,
@@ -68,8 +67,7 @@ impl Replicas {
             Precision::F32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
-        let head = Head { kind: loss.head.expect("a resolved configuration"), scale: loss.scale };
-        Replicas { model, head, loss: loss.clone(), precision, seed: run.seed, replicas }
+        Replicas { model, loss: *loss, precision, seed: run.seed, replicas }
     }
 
     pub fn devices(&self) -> Vec<Device> {
@@ -101,7 +99,7 @@ impl Replicas {
     /// scalar on replica 0's device that nothing waits for. Softmax branches share `loss.softmax_weight`, triplet losses
     /// `loss.triplet_weight`; each replica mines triplets in its own part.
     pub fn gradient(&mut self, batch: &Batch, step: Step) -> Tensor {
-        let (model, head, loss_config, precision) = (&*self.model, self.head, &self.loss, self.precision);
+        let (model, loss_config, precision) = (&*self.model, &self.loss, self.precision);
         let size = batch.labels.size()[0] as f64;
         let dropout = Dropout { seed: self.seed, step: step.number, stream: step.stream, first: 0 };
         let losses = each(&mut self.replicas, batch, |replica, part| {
@@ -118,7 +116,8 @@ impl Replicas {
                 let copies = features.size()[0] / labels.size()[0];
                 let labels = labels.repeat([copies]);
                 let (class_weights, examples) = (weights.parameter(classifier), size * copies as f64 / share);
-                let found = head.gradient(loss, &features.detach(), class_weights, &labels, examples, step.number);
+                let found =
+                    loss_config.head.gradient(loss, &features.detach(), class_weights, &labels, examples, step.number);
                 upstream.push((features * found.features).sum(Kind::Float));
                 values.push(found.loss);
                 given.push((classifier, found.weights));
@@ -145,7 +144,7 @@ impl Replicas {
 
     /// Test-time logits of a batch, of the first softmax branch: [N, C] f32 on replica 0's device.
     pub fn logits(&mut self, batch: &Batch) -> Tensor {
-        let head = self.head;
+        let head = self.loss.head;
         self.infer(batch, |model, weights, images| {
             let features = model.features(weights, images, Phase::Test).softmax.swap_remove(0);
             head.logits(&features, weights.parameter(model.classifiers()[0]))
@@ -226,8 +225,8 @@ fn total(scalars: Vec<Tensor>) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HeadKind, Layers};
-    use crate::loss::FixedLoss;
+    use crate::config::Layers;
+    use crate::loss::{FixedLoss, Head, HeadKind};
     use crate::model::{Convolution, Features, Init, Parameter, Role};
 
     const STEP: Step = Step { number: 0, stream: 0 };
@@ -260,7 +259,7 @@ mod tests {
     fn replicas(count: usize) -> Replicas {
         let (model, layout) = plain();
         let mut config = Layers::new(Some("demo"), None).unwrap().resolve().unwrap();
-        (config.loss.head, config.loss.scale, config.run.seed) = (Some(HeadKind::Normalised), 8.0, 3);
+        (config.loss.head, config.run.seed) = (Head { kind: HeadKind::Normalised, scale: 8.0 }, 3);
         let normalisation = Normalisation { mean: [128.0; 3], deviation: [64.0; 3] };
         let mut replicas = Replicas::new(&config, model, &layout, normalisation, &vec![Device::Cpu; count]);
         replicas.set_loss(|_| Box::new(FixedLoss::ArcFace { m: 0.3 }));

@@ -7,7 +7,6 @@ use tch::{Device, Kind, Tensor};
 use crate::config;
 use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
-use crate::loss::build;
 use crate::model::{Model, TensorLayout};
 use crate::state::TensorSpec;
 
@@ -80,8 +79,8 @@ impl Trainer {
         plan: EpochPlan,
         observer: &mut dyn Observer,
     ) -> Result<Option<f64>> {
-        let loss = &self.config.loss;
-        self.replicas.set_loss(|device| build(loss, theta, device, Kind::Float));
+        let function = self.config.loss.function;
+        self.replicas.set_loss(|device| function.build(theta, device, Kind::Float));
         let rate = learning_rate(&self.config.train, plan.epoch);
         let first_step = plan.epoch as u64 * plan.steps;
         let mut total = Tensor::zeros([], (Kind::Double, self.replicas.devices()[0]));

@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::checkpoint;
 use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
 use crate::comm::Comm;
-use crate::config::{Config, DataKind};
+use crate::config::{DataKind, TypedConfig};
 use crate::device;
 use crate::embedding::Embedder;
 use crate::error::{Error, Result};
@@ -44,10 +44,11 @@ fn embedder(path: &Path, kind: DataKind, machine: &MachineArguments, threads: us
 fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
     let file = arguments.file.as_deref().expect("required by the parser");
     let checkpoint = checkpoint::read(file)?;
-    let mut config = Config::from_toml(&checkpoint.info.config).map_err(|why| Error::file(file, why))?;
-    config.data.path = arguments.data.clone().or(config.data.path);
-    config.data.faces.test = arguments.test.clone().or(config.data.faces.test);
-    arguments.machine.adjust(&mut config.run);
+    let mut typed = TypedConfig::from_toml(&checkpoint.info.config).map_err(|why| Error::file(file, why))?;
+    typed.data.path = arguments.data.clone().or(typed.data.path);
+    typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test);
+    arguments.machine.adjust(&mut typed.run);
+    let config = typed.resolve().map_err(|why| Error::file(file, why))?;
     tch::set_num_threads(config.run.threads as i32);
     let devices = device::choose(&config.run)?;
     let mut task = task::open(&config, &devices)?;

@@ -53,12 +53,7 @@ fn embedded(arguments: &ReidArguments, comm: &Comm, threads: usize) -> Result<(L
     let model = arguments.model.as_deref().expect("required by the parser");
     let open = || -> Result<_> {
         let embedder = super::embedder(model, DataKind::Reid, &arguments.machine, threads)?;
-        let path = arguments
-            .data
-            .as_deref()
-            .or(embedder.data.as_deref())
-            .ok_or_else(|| Error::config("--data FILE: the run does not say where its data are"))?;
-        let persons = Persons::open(path)?;
+        let persons = Persons::open(arguments.data.as_deref().unwrap_or(&embedder.data))?;
         Ok((embedder, persons))
     };
     let (mut embedder, persons) = comm.agree(open())?;

@@ -1,0 +1,182 @@
+//! The range of every setting: table by table, each range spelled once.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::typed::{Data, DataKind, Glyphs, Loss, Model, ModelName, Reid, Run, Search, Train, TypedConfig};
+use crate::loss::FixedLossKind;
+use crate::policy::PolicyKind;
+
+/// The key of a value that can't be, and what is allowed.
+pub type Problem = (&'static str, String);
+
+pub type Check = std::result::Result<(), Problem>;
+
+pub const NO_MARGIN: &str = "left out: this loss has no margin";
+
+pub fn ensure(ok: bool, key: &'static str, allowed: &str) -> Check {
+    if ok { Ok(()) } else { Err((key, format!("must be {allowed}"))) }
+}
+
+fn within<T: PartialOrd + Display>(key: &'static str, value: T, range: RangeInclusive<T>) -> Check {
+    ensure(range.contains(&value), key, &format!("{} to {}", range.start(), range.end()))
+}
+
+fn two_within(key: &'static str, values: [usize; 2], range: RangeInclusive<usize>) -> Check {
+    let fit = values.iter().all(|value| range.contains(value));
+    ensure(fit, key, &format!("two numbers, {} to {}", range.start(), range.end()))
+}
+
+fn above_0(key: &'static str, value: f64) -> Check {
+    ensure(value.is_finite() && value > 0.0, key, "above 0")
+}
+
+fn at_least<T: PartialOrd + Display + Into<f64> + Copy>(key: &'static str, value: T, least: T) -> Check {
+    ensure(value.into().is_finite() && value >= least, key, &format!("at least {least}"))
+}
+
+fn from_0_below_1(key: &'static str, value: f64) -> Check {
+    ensure((0.0..1.0).contains(&value), key, "at least 0 and below 1")
+}
+
+fn above_0_at_most(key: &'static str, value: f64, most: f64) -> Check {
+    ensure(value > 0.0 && value <= most, key, &format!("above 0 and at most {most}"))
+}
+
+/// The item of a table whose name the value is.
+pub fn one_of<T>(
+    key: &'static str,
+    value: &str,
+    table: &'static [T],
+    name: fn(&T) -> &'static str,
+) -> std::result::Result<&'static T, Problem> {
+    table.iter().find(|item| name(item) == value).ok_or_else(|| (key, unknown(table.iter().map(name))))
+}
+
+pub fn unknown(known: impl Iterator<Item = &'static str>) -> String {
+    let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    format!("unknown name, expected one of {}", known.join(", "))
+}
+
+/// Every setting by itself, and those that must fit each other.
+pub fn check(config: &TypedConfig, policy: &PolicyKind) -> Check {
+    let TypedConfig { data, model, loss, search, train, run } = config;
+    check_data(data)?;
+    check_model(model, data.kind)?;
+    if data.kind == DataKind::Reid {
+        check_reid(&data.reid, data.crop_padding, train.batch_size)?;
+    }
+    check_loss(loss, model.name)?;
+    check_search(search, policy)?;
+    check_train(train)?;
+    check_run(run)
+}
+
+fn check_data(data: &Data) -> Check {
+    let fraction = data.validation_fraction;
+    ensure(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "between 0 and 1, both excluded")?;
+    from_0_below_1("data.label_noise", data.label_noise)?;
+    ensure(data.crop_padding <= 64, "data.crop_padding", "at most 64")?;
+    within("data.erasing", data.erasing, 0.0..=1.0)?;
+    let faces = &data.faces;
+    two_within("data.faces.size", faces.size, 16..=1024)?;
+    within("data.faces.probe_identities", faces.probe_identities, 1..=1 << 20)?;
+    within("data.faces.distractor_identities", faces.distractor_identities, 1..=1 << 20)?;
+    within("data.faces.images_per_identity", faces.images_per_identity, 2..=1 << 20)?;
+    check_glyphs(&data.glyphs)
+}
+
+fn check_glyphs(glyphs: &Glyphs) -> Check {
+    within("data.glyphs.classes", glyphs.classes, 2..=100_000)?;
+    ensure(glyphs.train_images >= 2 * glyphs.classes, "data.glyphs.train_images", "at least two for each class")?;
+    ensure(glyphs.train_images <= 1 << 31, "data.glyphs.train_images", "at most 2^31")?;
+    ensure((1..=1 << 31).contains(&glyphs.test_images), "data.glyphs.test_images", "1 to 2^31")?;
+    within("data.glyphs.image_size", glyphs.image_size, 16..=512)?;
+    within("data.glyphs.difficulty", glyphs.difficulty, 0.0..=1.0)
+}
+
+fn check_reid(reid: &Reid, crop_padding: usize, batch_size: usize) -> Check {
+    two_within("data.reid.size", reid.size, 16..=1024)?;
+    let fits = |i: usize| (16..=reid.size[i] + 2 * crop_padding).contains(&reid.crop[i]);
+    ensure(fits(0) && fits(1), "data.reid.crop", "two numbers, 16 to data.reid.size with data.crop_padding around")?;
+    within("data.reid.images_per_identity", reid.images_per_identity, 2..=1024)?;
+    ensure(
+        batch_size.is_multiple_of(reid.images_per_identity) && batch_size > reid.images_per_identity,
+        "train.batch_size",
+        "P identities times data.reid.images_per_identity, P at least 2",
+    )?;
+    within("data.reid.validation_identities", reid.validation_identities, 2..=1 << 20)?;
+    within("data.reid.validation_images", reid.validation_images, 2..=1 << 20)
+}
+
+fn check_model(model: &Model, kind: DataKind) -> Check {
+    let for_reid = [ModelName::SphereReid, ModelName::Sft, ModelName::Mgn].contains(&model.name);
+    match kind {
+        DataKind::Reid => ensure(for_reid, "model.name", "sphere-reid, sft or mgn for data.kind = \"reid\"")?,
+        _ => ensure(!for_reid, "model.name", "resnet-cifar or sphereface: the others are for data.kind = \"reid\"")?,
+    }
+    above_0_at_most("model.width", model.width, 4.0)?;
+    ensure([1, 2].contains(&model.last_stride), "model.last_stride", "1 or 2")?;
+    let depth = model.depth;
+    ensure((8..=1202).contains(&depth) && depth % 6 == 2, "model.depth", "6n + 2: 8, 14, 20, 32, 56 ...")
+}
+
+fn check_loss(loss: &Loss, model: ModelName) -> Check {
+    above_0("loss.scale", loss.scale)?;
+    at_least("loss.w_max", loss.w_max, 1.0)?;
+    above_0("loss.softmax_weight", loss.softmax_weight)?;
+    at_least("loss.triplet_weight", loss.triplet_weight, 0.0)?;
+    at_least("loss.triplet_margin", loss.triplet_margin, 0.0)?;
+    let has_triplets = model == ModelName::Mgn;
+    ensure(
+        loss.triplet_weight == 0.0 || has_triplets,
+        "loss.triplet_weight",
+        "0: of the models only mgn has a triplet loss",
+    )
+}
+
+/// `margin` is None only for a loss that has none.
+pub fn check_margin(loss: &FixedLossKind, margin: Option<f64>) -> Check {
+    match (&loss.margin, margin) {
+        (Some(allowed), Some(margin)) => ensure((allowed.allows)(margin), "loss.margin", allowed.range),
+        (None, Some(_)) => ensure(false, "loss.margin", NO_MARGIN),
+        (_, None) => Ok(()),
+    }
+}
+
+fn check_search(search: &Search, policy: &PolicyKind) -> Check {
+    within("search.samples", search.samples, 1..=65536)?;
+    ensure(
+        !policy.pairs || search.samples.is_multiple_of(2),
+        "search.samples",
+        &format!("even for the policy '{}', which draws pairs", policy.name),
+    )?;
+    within("search.intervals", search.intervals, 1..=1000)?;
+    above_0("search.sigma", search.sigma)?;
+    at_least("search.learning_rate", search.learning_rate, 0.0)?;
+    let betas = search.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+    ensure(betas, "search.betas", "two numbers at least 0 and below 1")?;
+    ensure(search.round_epochs >= 1, "search.round_epochs", "at least 1")
+}
+
+fn check_train(train: &Train) -> Check {
+    within("train.epochs", train.epochs, 1..=100_000)?;
+    if let Some(iterations) = train.epoch_iterations {
+        ensure((1..=1 << 30).contains(&iterations), "train.epoch_iterations", "1 to 2^30")?;
+    }
+    within("train.batch_size", train.batch_size, 1..=1 << 20)?;
+    above_0("train.learning_rate", train.learning_rate)?;
+    at_least("train.warmup_learning_rate", train.warmup_learning_rate, 0.0)?;
+    ensure(train.milestones.is_sorted(), "train.milestones", "in ascending order")?;
+    above_0_at_most("train.gamma", train.gamma, 1.0)?;
+    from_0_below_1("train.momentum", train.momentum)?;
+    at_least("train.weight_decay", train.weight_decay, 0.0)
+}
+
+fn check_run(run: &Run) -> Check {
+    within("run.threads", run.threads, 1..=1024)?;
+    within("run.loader_threads", run.loader_threads, 1..=256)?;
+    ensure(run.devices_per_rank.is_none_or(|n| (1..=2).contains(&n)), "run.devices_per_rank", "1 or 2")?;
+    ensure(run.keep >= 1, "run.keep", "at least 1")?;
+    run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))
+}

@@ -1,0 +1,258 @@
+//! What the TOML of a preset, a file or a checkpoint says: every key, as it is written. `Config` is what it means.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::loss::{HeadKind, TauWeights, Transforms};
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct TypedConfig {
+    pub data: Data,
+    pub model: Model,
+    pub loss: Loss,
+    pub search: Search,
+    pub train: Train,
+    pub run: Run,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub kind: DataKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    pub validation_fraction: f64,
+    pub label_noise: f64,
+    pub crop_padding: usize,
+    pub mirror: bool,
+    pub erasing: f64,
+    pub glyphs: Glyphs,
+    pub faces: Faces,
+    pub reid: Reid,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    Cifar10,
+    Glyphs,
+    Faces,
+    Reid,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Glyphs {
+    pub classes: usize,
+    pub train_images: usize,
+    pub test_images: usize,
+    pub image_size: usize,
+    pub difficulty: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Faces {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// Height and width in pixels.
+    pub size: [usize; 2],
+    pub probe_identities: usize,
+    pub distractor_identities: usize,
+    pub images_per_identity: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Reid {
+    /// Height and width in pixels, as `crop`.
+    pub size: [usize; 2],
+    pub crop: [usize; 2],
+    pub images_per_identity: usize,
+    pub epoch: ReidEpoch,
+    pub validation_identities: usize,
+    pub validation_images: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReidEpoch {
+    /// Every identity once, with K of its images (SphereReID, MGN and SFT).
+    Identities,
+    /// Identities until their images are used up (torchreid's RandomIdentitySampler).
+    Images,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub name: ModelName,
+    pub depth: usize,
+    pub width: f64,
+    pub last_stride: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelName {
+    ResnetCifar,
+    Sphereface,
+    SphereReid,
+    Sft,
+    Mgn,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    pub name: String,
+    /// `None`: the loss's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadKind>,
+    pub scale: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    pub w_max: f64,
+    pub tau_weights: TauWeights,
+    pub softmax_weight: f64,
+    pub triplet_weight: f64,
+    pub triplet_margin: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    pub policy: String,
+    pub samples: usize,
+    pub intervals: usize,
+    pub transforms: Transforms,
+    pub sigma: f64,
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub warmup_epochs: usize,
+    pub round_epochs: usize,
+    pub data_order: DataOrder,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataOrder {
+    Common,
+    Independent,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    pub epochs: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch_iterations: Option<usize>,
+    pub batch_size: usize,
+    pub optimizer: OptimizerName,
+    pub learning_rate: f64,
+    pub warmup_epochs: usize,
+    pub warmup_learning_rate: f64,
+    pub milestones: Vec<usize>,
+    pub gamma: f64,
+    pub momentum: f64,
+    pub nesterov: bool,
+    pub weight_decay: f64,
+    pub decay_norm_and_bias: bool,
+    pub precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerName {
+    Sgd,
+    Adam,
+    Amsgrad,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub seed: u64,
+    pub threads: usize,
+    pub loader_threads: usize,
+    pub device: DeviceKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices_per_rank: Option<usize>,
+    pub keep: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_hours: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl TypedConfig {
+    /// Reads what `to_toml` wrote (a run's config.toml, a checkpoint's attribute).
+    pub fn from_toml(text: &str) -> Result<TypedConfig> {
+        serde_path_to_error::deserialize(toml::Deserializer::parse(text).map_err(|why| Error::failed(why.to_string()))?)
+            .map_err(|why| Error::failed(format!("the stored configuration can't be used: {}", why.to_string().trim())))
+    }
+
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a configuration is TOML")
+    }
+
+    /// The keys whose values differ such that a run can't be continued, as `key: theirs, ours`. Where the data lie,
+    /// on what it is computed and how much is kept may change between jobs.
+    pub fn differences(&self, other: &TypedConfig) -> Vec<String> {
+        let comparable = |config: &TypedConfig| {
+            let mut config = config.clone();
+            config.data.path = None;
+            config.data.faces.test = None;
+            config.model.init = None;
+            let Run { seed, threads, .. } = config.run;
+            config.run = Run {
+                seed,
+                threads,
+                loader_threads: 1,
+                device: DeviceKind::Auto,
+                devices_per_rank: None,
+                keep: 1,
+                max_hours: None,
+            };
+            Table::try_from(config).expect("a configuration is a table")
+        };
+        let mut found = Vec::new();
+        compare("", &comparable(self), &comparable(other), &mut found);
+        found
+    }
+}
+
+fn compare(prefix: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) {
+    let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    for key in keys {
+        match (ours.get(key), theirs.get(key)) {
+            (Some(Value::Table(ours)), Some(Value::Table(theirs))) => {
+                compare(&format!("{prefix}{key}."), ours, theirs, found)
+            }
+            (ours, theirs) if ours != theirs => {
+                let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
+                found.push(format!("{prefix}{key} is {} there and {} here", show(theirs), show(ours)));
+            }
+            _ => {}
+        }
+    }
+}
