@@ -1,5 +1,6 @@
 //! AM-LFS: searches a loss function while the network trains. docs/architecture.md is the map.
 
+mod atomic_file;
 pub mod checkpoint;
 pub mod cli;
 pub mod comm;

@@ -1,12 +1,12 @@
 //! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 
+use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
@@ -124,18 +124,7 @@ impl RunDirectory {
 
     /// Replaces a small file as a whole.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let temporary = self.path.join(format!("{name}.tmp"));
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(|why| {
-            let _ = fs::remove_file(&temporary);
-            Error::file(&path, format!("can't be written: {why}"))
-        })
+        atomic_file::write_bytes(&self.path.join(name), bytes)
     }
 }
 

@@ -7,7 +7,7 @@ use syn::visit::{self, Visit};
 use walkdir::WalkDir;
 
 /// Every module of src/, from the top: each may use itself and those after it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "main",
     "commands",
     "process",
@@ -30,6 +30,7 @@ const LAYERS: [&str; 23] = [
     "policy",
     "loss",
     "comm",
+    "atomic_file",
     "rng",
 ];
 /// Below all of them: plain state and errors.

@@ -1,4 +1,4 @@
-//! Writing: temporary file, verification, fsync, rename.
+//! Writing, with verification before the file gets its name.
 
 use std::fs;
 use std::io::Write;
@@ -8,6 +8,7 @@ use hdf5::{Group, H5Type};
 
 use super::content::{Block, Values, blocks, digest};
 use super::{Checkpoint, END_MARK, FILETYPE, VERSION, file_checksum, read};
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, write_text};
 
@@ -21,15 +22,11 @@ const CHUNK_LEN: usize = 1 << 20;
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; a ragged history; a tensor that
 /// is not below `model` or `optimizer`, or whose shape and values disagree. The temporary file is then removed.
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let temporary = hdf5_file::with_suffix(path, ".tmp");
-    write_and_rename(path, &temporary, checkpoint).map_err(|Cause(text)| {
-        // it may not exist, and the first error is the one to report
-        let _ = fs::remove_file(&temporary);
-        Error::file(path, format!("can't write the checkpoint: {text}"))
-    })
+    atomic_file::write(path, |temporary| write_and_verify(temporary, checkpoint))
+        .map_err(|Cause(text)| Error::file(path, format!("can't write the checkpoint: {text}")))
 }
 
-fn write_and_rename(path: &Path, temporary: &Path, checkpoint: &Checkpoint) -> Outcome<()> {
+fn write_and_verify(temporary: &Path, checkpoint: &Checkpoint) -> Outcome<()> {
     let blocks = blocks(checkpoint)?;
     write_hdf5(temporary, checkpoint, &blocks)?;
     seal(temporary)?;
@@ -38,7 +35,7 @@ fn write_and_rename(path: &Path, temporary: &Path, checkpoint: &Checkpoint) -> O
     if !same.map_err(|Cause(text)| format!("reading it back failed: {text}"))? {
         return Err("reading it back gave something else".into());
     }
-    hdf5_file::sync_and_rename(temporary, path)
+    Ok(())
 }
 
 fn write_hdf5(path: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome<()> {

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use npyz::WriterBuilder;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
 use crate::config::DataKind;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
 use crate::embedding::Embedder;
 use crate::error::{Error, Result};
-use crate::hdf5_file::{self, Cause, Outcome};
 use crate::terminal;
 
 /// Images embedded at once.
@@ -29,6 +29,11 @@ pub fn run(command: &ExportCommand) -> Result<()> {
 }
 
 fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
+    let format = arguments.out.extension().and_then(|extension| extension.to_str());
+    if !matches!(format, Some("h5" | "npy")) {
+        return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
+    }
+    atomic_file::refuse_existing(&arguments.out)?;
     let mut embedder = Embedder::open(&arguments.model, DataKind::Faces, |run| arguments.machine.adjust(run))?;
     let folder = Folder::open(&arguments.images)?;
     let names: Vec<String> = (0..folder.count()).map(|index| folder.name(index)).collect();
@@ -46,44 +51,38 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
         embedder.embed(&images, range)
     });
     let source = arguments.images.display().to_string();
-    match arguments.out.extension().and_then(|extension| extension.to_str()) {
-        Some("h5") => {
-            let mut writer = EmbeddingsWriter::new(&arguments.out)?;
-            blocks.try_for_each(|rows| writer.push(&rows?))?;
-            writer.finish(&labels, &names, &identities, &source)?;
-        }
-        Some("npy") => {
-            let rows = blocks.collect::<Result<Vec<_>>>()?;
-            write_npy(&arguments.out, &tch::Tensor::cat(&rows, 0), &names)?;
-        }
-        _ => {
-            return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
-        }
+    if format == Some("h5") {
+        let mut writer = EmbeddingsWriter::new(&arguments.out)?;
+        blocks.try_for_each(|rows| writer.push(&rows?))?;
+        writer.finish(&labels, &names, &identities, &source)?;
+    } else {
+        let rows = blocks.collect::<Result<Vec<_>>>()?;
+        write_npy(&arguments.out, &tch::Tensor::cat(&rows, 0), &names)?;
     }
     bar.finish_and_clear();
     terminal::line(&format!("{}: {} images of {} identities", arguments.out.display(), names.len(), identities.len()));
     Ok(())
 }
 
-/// rows [N, D] f32 to `path`, names to `path`.names.txt.
+/// Names to `path`.names.txt, then rows [N, D] f32 to `path`: where that is, so are its names.
 fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let shape: Vec<u64> = rows.size().iter().map(|&side| side as u64).collect();
-        let values =
-            Vec::<f32>::try_from(rows.to_device(tch::Device::Cpu).reshape(-1)).map_err(std::io::Error::other)?;
-        let file = BufWriter::new(File::create_new(path)?);
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+    let list: String = names.iter().flat_map(|name| [name, "\n"]).collect();
+    atomic_file::write_bytes(&atomic_file::with_suffix(path, ".names.txt"), list.as_bytes())?;
+    let shape: Vec<u64> = rows.size().iter().map(|&side| side as u64).collect();
+    let values = Vec::<f32>::try_from(rows.to_device(tch::Device::Cpu).reshape(-1))?;
+    let written = atomic_file::write(path, |temporary| -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(temporary)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd()?;
         writer.extend(values)?;
         writer.finish()?;
-        let mut list = BufWriter::new(File::create(hdf5_file::with_suffix(path, ".names.txt"))?);
-        names.iter().try_for_each(|name| writeln!(list, "{name}"))?;
-        list.flush()
-    };
-    write().map_err(|why| Error::file(path, why))
+        file.flush()
+    });
+    written.map_err(|why| Error::file(path, format!("can't be written: {why}")))
 }
 
 /// Under their names in PyTorch, without `model/`. Normalisation and training settings go into the metadata.
 fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
+    atomic_file::refuse_existing(&arguments.out)?;
     let checkpoint = checkpoint::read(&arguments.model)?;
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = checkpoint
         .tensors
@@ -103,20 +102,9 @@ fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
         ("amlfs_config".to_owned(), checkpoint.info.config),
         ("epoch".to_owned(), checkpoint.epoch.to_string()),
     ]);
-    if arguments.out.exists() {
-        return Err(Error::file(&arguments.out, "exists already; remove it or choose another name"));
-    }
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|why| Error::file(&arguments.out, why))?;
     // not the library's own serialize_to_file: only their owner can read its files
-    let temporary = hdf5_file::with_suffix(&arguments.out, ".tmp");
-    let write = || -> Outcome<()> {
-        std::fs::write(&temporary, &bytes)?;
-        hdf5_file::sync_and_rename(&temporary, &arguments.out)
-    };
-    write().map_err(|Cause(why)| {
-        let _ = std::fs::remove_file(&temporary);
-        Error::file(&arguments.out, why)
-    })?;
+    atomic_file::write_bytes(&arguments.out, &bytes)?;
     terminal::line(&format!("{}: {} tensors", arguments.out.display(), tensors.len()));
     Ok(())
 }

@@ -6,7 +6,7 @@ pub mod trailer;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hdf5::plist::dataset_create::{AllocTime, FillTime};
 use hdf5::types::VarLenUnicode;
@@ -121,21 +121,6 @@ pub fn fill(path: &Path, range: &Range<u64>, mut bytes: &fs::File) -> Outcome<()
         return Err(format!("{copied} bytes instead of {}", range.end - range.start).into());
     }
     Ok(())
-}
-
-/// Gives a complete temporary file its name, on disk.
-pub fn sync_and_rename(temporary: &Path, path: &Path) -> Outcome<()> {
-    fs::File::open(temporary)?.sync_all()?;
-    fs::rename(temporary, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(directory)?.sync_all()?;
-    Ok(())
-}
-
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Why a file can't be written or read: part of a sentence that the file's path begins.

@@ -1,10 +1,11 @@
-//! Writing: temporary file, images copied by the kernel, verification, fsync, rename.
+//! Writing: images copied by the kernel, verification before the file gets its name.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
 use super::{CamerasAndSplits, FILETYPE, Images, Packed, Store, VERSION};
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
 
@@ -37,21 +38,15 @@ pub struct Content {
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; images that do not match their
 /// lengths and checksums; content that `Packed::open` would refuse. The temporary file is then removed.
 pub fn write(path: &Path, content: &Content, bytes: &File) -> Result<()> {
-    let temporary = hdf5_file::with_suffix(path, ".tmp");
-    write_and_rename(path, &temporary, content, bytes).map_err(|Cause(text)| {
-        // it may not exist, and the first error is the one to report
-        let _ = fs::remove_file(&temporary);
-        Error::file(path, format!("can't write the packed data set: {text}"))
-    })
+    atomic_file::write(path, |temporary| write_and_verify(temporary, content, bytes))
+        .map_err(|Cause(text)| Error::file(path, format!("can't write the packed data set: {text}")))
 }
 
-fn write_and_rename(path: &Path, temporary: &Path, content: &Content, bytes: &File) -> Outcome<()> {
+fn write_and_verify(temporary: &Path, content: &Content, bytes: &File) -> Outcome<()> {
     let range = write_hdf5(temporary, content)?;
     hdf5_file::fill(temporary, &range, bytes).map_err(|Cause(why)| format!("the images have {why}"))?;
     trailer::seal(temporary, &range)?;
-    verify(temporary, content).map_err(|error| format!("reading it back failed: {error}"))?;
-
-    hdf5_file::sync_and_rename(temporary, path)
+    Ok(verify(temporary, content).map_err(|error| format!("reading it back failed: {error}"))?)
 }
 
 /// Writes everything but the images; returns where they belong.

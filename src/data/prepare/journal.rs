@@ -7,8 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file::with_suffix;
 use crate::error::{Error, Result};
-use crate::hdf5_file::with_suffix;
 
 /// Images after which both files are handed to the operating system.
 const FLUSH: usize = 64;

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
+use crate::atomic_file::{self, with_suffix};
 use crate::data::decode;
 use crate::data::packed::{self, Content, Split, Store};
 use crate::error::{Error, Result};
-use crate::hdf5_file::with_suffix;
 use journal::{Entry, Journal};
 
 pub use face_tree::FaceTree;
@@ -133,9 +133,7 @@ pub fn prepare(
     out: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PackingReport> {
-    if out.exists() {
-        return Err(Error::file(out, "exists already; remove it or choose another name"));
-    }
+    atomic_file::refuse_existing(out)?;
     let mut journal = Journal::open(out, &header(source, options))?;
     let resumed = journal.entries.len();
     if resumed > 0 {
@@ -338,15 +336,12 @@ fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal:
 
 /// No file if nothing was skipped.
 fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
-    let write = || -> std::result::Result<(), csv::Error> {
-        if skipped.is_empty() {
-            // an earlier call may have left one
-            return if path.exists() { Ok(fs::remove_file(path)?) } else { Ok(()) };
-        }
-        let mut writer = csv::Writer::from_path(path)?;
-        writer.write_record(["name", "why"])?;
-        skipped.iter().try_for_each(|(name, why)| writer.write_record([name, why]))?;
-        Ok(writer.flush()?)
-    };
-    write().map_err(|why| Error::file(path, why))
+    if skipped.is_empty() {
+        // an earlier call may have left one
+        return if path.exists() { fs::remove_file(path).map_err(|why| Error::file(path, why)) } else { Ok(()) };
+    }
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let rows = [["name", "why"]].into_iter().chain(skipped.iter().map(|(name, why)| [name.as_str(), why]));
+    rows.into_iter().try_for_each(|row| writer.write_record(row)).map_err(|why| Error::file(path, why))?;
+    atomic_file::write_bytes(path, &writer.into_inner().map_err(|why| Error::file(path, why))?)
 }

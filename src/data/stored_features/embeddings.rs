@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use memmap2::{Mmap, MmapOptions};
 use tch::{Kind, Tensor};
 
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, column, dataset, texts, trailer, write_column, write_text, write_texts};
 
@@ -85,10 +86,10 @@ impl Embeddings {
     }
 }
 
-/// Writes a file of embeddings row by row, in bounded memory. Dropped unfinished, it leaves nothing under the file's name.
+/// Writes a file of embeddings row by row, in bounded memory. Dropped unfinished, it leaves nothing.
 pub struct EmbeddingsWriter {
     path: PathBuf,
-    part: PathBuf,
+    /// The rows, in a file beside `path` that has no name any more.
     bytes: BufWriter<File>,
     dimensions: usize,
     crc32: Vec<u32>,
@@ -97,19 +98,13 @@ pub struct EmbeddingsWriter {
 impl EmbeddingsWriter {
     /// Errors: `path` exists, or nothing can be written beside it.
     pub fn new(path: &Path) -> Result<EmbeddingsWriter> {
-        if path.exists() {
-            return Err(Error::file(path, "exists already; remove it or choose another name"));
-        }
-        let part = hdf5_file::with_suffix(path, ".part");
-        let create = File::options().read(true).write(true).create(true).truncate(true).open(&part);
-        let file = create.map_err(|why| Error::file(&part, format!("can't be written: {why}")))?;
-        Ok(EmbeddingsWriter {
-            path: path.to_owned(),
-            part,
-            bytes: BufWriter::new(file),
-            dimensions: 0,
-            crc32: Vec::new(),
-        })
+        atomic_file::refuse_existing(path)?;
+        let part = atomic_file::with_suffix(path, ".part");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&part);
+        // without a name it goes with the program, however that ends
+        let file = file.and_then(|file| fs::remove_file(&part).map(|()| file));
+        let file = file.map_err(|why| Error::file(&part, format!("can't be written: {why}")))?;
+        Ok(EmbeddingsWriter { path: path.to_owned(), bytes: BufWriter::new(file), dimensions: 0, crc32: Vec::new() })
     }
 
     /// Appends rows [n, D] f32.
@@ -118,18 +113,17 @@ impl EmbeddingsWriter {
         for row in Vec::<Vec<f32>>::try_from(rows.to_device(tch::Device::Cpu))? {
             let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
             self.crc32.push(crc32fast::hash(&bytes));
-            self.bytes.write_all(&bytes).map_err(|why| Error::file(&self.part, why))?;
+            self.bytes.write_all(&bytes).map_err(|why| cannot_write(&self.path, why))?;
         }
         Ok(())
     }
 
     /// labels [N] below the number of identities; names [N]; `source` says for people what was embedded.
     pub fn finish(self, labels: &[u32], names: &[String], identities: &[String], source: &str) -> Result<()> {
-        let EmbeddingsWriter { path, part, bytes, dimensions, crc32 } = self;
-        let temporary = hdf5_file::with_suffix(&path, ".tmp");
-        let written = (|| -> Outcome<()> {
+        let EmbeddingsWriter { path, bytes, dimensions, crc32 } = self;
+        let written = atomic_file::write(&path, |temporary| -> Outcome<()> {
             let bytes = bytes.into_inner().map_err(|why| why.into_error())?;
-            let file = hdf5_file::create(&temporary)?;
+            let file = hdf5_file::create(temporary)?;
             hdf5_file::write_kind(&file, FILETYPE, VERSION)?;
             write_text(&file, "amlfs_version", env!("CARGO_PKG_VERSION"))?;
             write_text(&file, "source", source)?;
@@ -142,16 +136,17 @@ impl EmbeddingsWriter {
             file.flush()?;
             file.close()?;
             let range = offset..offset + (shape[0] * shape[1] * NUMBER) as u64;
-            hdf5_file::fill(&temporary, &range, &bytes)?;
-            trailer::seal(&temporary, &range)?;
-            Embeddings::open(&temporary).map_err(|why| format!("reading it back failed: {why}"))?;
-            hdf5_file::sync_and_rename(&temporary, &path)
-        })();
-        // they may not exist, and the first error is the one to report
-        let _ = fs::remove_file(&part);
-        let _ = fs::remove_file(&temporary);
-        written.map_err(|Cause(why)| Error::file(&path, format!("can't write the embeddings: {why}")))
+            hdf5_file::fill(temporary, &range, &bytes)?;
+            trailer::seal(temporary, &range)?;
+            Embeddings::open(temporary).map_err(|why| format!("reading it back failed: {why}"))?;
+            Ok(())
+        });
+        written.map_err(|Cause(why)| cannot_write(&path, why))
     }
+}
+
+fn cannot_write(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::file(path, format!("can't write the embeddings: {why}"))
 }
 
 #[cfg(test)]
@@ -183,6 +178,19 @@ mod tests {
         );
         assert_eq!(found.names().unwrap()[5], "2/5.png");
         assert!(EmbeddingsWriter::new(&path).is_err());
+    }
+
+    #[test]
+    fn a_writer_that_does_not_finish_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("e.h5");
+        let mut writer = EmbeddingsWriter::new(&path).unwrap();
+        writer.push(&Tensor::ones([2, 4], (Kind::Float, Device::Cpu))).unwrap();
+        let error =
+            writer.finish(&[0, 0], &["a\0b".into(), "c".into()], &["0".into()], "here").unwrap_err().to_string();
+        assert!(error.contains("e.h5: can't write the embeddings: the name \"a\\0b\" contains a NUL"), "{error}");
+        drop(EmbeddingsWriter::new(&path).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

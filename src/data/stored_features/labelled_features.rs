@@ -9,6 +9,7 @@ use hdf5::types::TypeDescriptor;
 use tch::Tensor;
 
 use super::npy::{self, Array};
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, describe, write_column};
 
@@ -62,12 +63,11 @@ impl LabelledFeatures {
 
     /// The HDF5 form that `read` reads.
     pub fn write(&self, path: &Path) -> Result<()> {
-        self.write_hdf5(path).map_err(|Cause(why)| Error::file(path, why))
+        atomic_file::write(path, |temporary| self.write_hdf5(temporary)).map_err(|Cause(why)| Error::file(path, why))
     }
 
     fn write_hdf5(&self, path: &Path) -> Outcome<()> {
-        let temporary = hdf5_file::with_suffix(path, ".tmp");
-        let file = hdf5_file::create(&temporary)?;
+        let file = hdf5_file::create(path)?;
         let values = Vec::<f32>::try_from(self.features.to_device(tch::Device::Cpu).reshape(-1))
             .map_err(|why| Cause(why.to_string()))?;
         let shape: Vec<usize> = self.features.size().iter().map(|&side| side as usize).collect();
@@ -80,7 +80,7 @@ impl LabelledFeatures {
         write_column(&file, "cameras", &self.cameras, "1", "the camera that took it")?;
         file.flush()?;
         file.close()?;
-        hdf5_file::sync_and_rename(&temporary, path)
+        Ok(())
     }
 }
 

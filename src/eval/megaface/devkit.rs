@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::error::{Error, Result};
 
 /// Mat types CV_32F and CV_64F.
@@ -75,7 +76,8 @@ pub fn write_feature(path: &Path, feature: &[f32]) -> Result<()> {
     if let Some(k) = feature.iter().position(|value| !value.is_finite()) {
         return Err(Error::file(path, format!("number {k} of the feature is {}", feature[k])));
     }
-    write(path, &feature_bytes(feature))
+    create_folders(path)?;
+    atomic_file::write_bytes_unsynced(path, &feature_bytes(feature))
 }
 
 /// The feature file of a list's image: `<image name>_<algorithm>.bin`, in the image's folder.
@@ -235,7 +237,8 @@ impl Cmc {
         if let Some(value) = self.cmc.1.iter().chain(far).chain(tar).find(|value| !value.is_finite()) {
             return Err(Error::file(&path, format!("a value of {value}")));
         }
-        write(&path, &serde_json::to_vec(self).map_err(|why| Error::file(&path, why))?)
+        create_folders(&path)?;
+        atomic_file::write_bytes(&path, &serde_json::to_vec(self).map_err(|why| Error::file(&path, why))?)
     }
 }
 
@@ -248,11 +251,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folders = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    folders
-        .and_then(|()| std::fs::write(path, bytes))
-        .map_err(|why| Error::file(path, format!("can't be written: {why}")))
+fn create_folders(of: &Path) -> Result<()> {
+    let folders = of.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folders.map_err(|why| Error::file(of, format!("can't be written: {why}")))
 }
 
 #[cfg(test)]
