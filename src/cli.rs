@@ -176,7 +176,7 @@ impl MachineArguments {
         run.devices_per_rank = self.devices_per_rank.map(Into::into).or(run.devices_per_rank);
         if let Some(threads) = self.threads {
             run.threads = threads.into();
-            run.loader_threads = threads.into();
+            run.loader_threads = usize::from(threads).min(256);
         }
     }
 }

@@ -12,9 +12,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
-use crate::config::DataKind;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
-use crate::embedding::Embedder;
+use crate::embedding::{Embedder, StoredRun};
 use crate::error::{Error, Result};
 use crate::terminal;
 
@@ -34,7 +33,8 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
         return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
     }
     atomic_file::refuse_existing(&arguments.out)?;
-    let mut embedder = Embedder::open(&arguments.model, DataKind::Faces, |run| arguments.machine.adjust(run))?;
+    let run = StoredRun::open(&arguments.model, |config| arguments.machine.adjust(&mut config.run))?;
+    let mut embedder = Embedder::faces(run)?;
     let folder = Folder::open(&arguments.images)?;
     let names: Vec<String> = (0..folder.count()).map(|index| folder.name(index)).collect();
     let labels: Vec<u32> = (0..folder.count()).map(|index| folder.label(index)).collect();

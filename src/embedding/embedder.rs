@@ -1,16 +1,15 @@
 //! A checkpoint's network, ready to embed images.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
-use crate::checkpoint;
-use crate::config::{DataKind, Run, Source, TypedConfig};
+use super::StoredRun;
+use crate::config::Source;
 use crate::data::{Dataset, Images};
-use crate::device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::normalise_rows;
 use crate::model;
 use crate::train::{Normalisation, Trainer, evaluation_batches};
@@ -25,34 +24,35 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Of a run on data of this kind; `adjust` changes what concerns this machine (device, threads). Errors: not the
-    /// checkpoint of such a run; the device is not there.
-    pub fn open(path: &Path, kind: DataKind, adjust: impl FnOnce(&mut Run)) -> Result<Embedder> {
-        let checkpoint = checkpoint::read(path)?;
-        let stored = TypedConfig::from_toml(&checkpoint.info.config);
-        let mut typed = stored.map_err(|why| Error::file(path, why))?;
-        if typed.data.kind != kind {
-            let why = format!("the checkpoint of a network for {:?}, not for {kind:?}", typed.data.kind);
-            return Err(Error::file(path, why));
+    /// Of a run on faces. Errors: the run is on something else, or its checkpoint of another network.
+    pub fn faces(run: StoredRun) -> Result<Embedder> {
+        match run.config.data.source.clone() {
+            Source::Faces { path, settings } => Embedder::new(run, settings.size, Normalisation::FACES, path),
+            _ => Err(run.unfit(format!("the checkpoint of a network for {:?}, not for Faces", run.kind()))),
         }
-        adjust(&mut typed.run);
-        let config = typed.resolve().map_err(|why| Error::file(path, why))?;
-        tch::set_num_threads(config.run.threads as i32);
-        let ([height, width], normalisation, data) = match config.data.source.clone() {
-            Source::Faces { path, settings } => (settings.size, Normalisation::FACES, path),
-            Source::Reid { path, settings } => (settings.size, Normalisation::REID, path),
-            _ => return Err(Error::file(path, "the checkpoint of a network that embeds neither faces nor persons")),
-        };
-        let devices: Vec<Device> = device::choose(&config.run)?;
+    }
+
+    /// Of a run on persons. Errors: as of `faces`.
+    pub fn persons(run: StoredRun) -> Result<Embedder> {
+        match run.config.data.source.clone() {
+            Source::Reid { path, settings } => Embedder::new(run, settings.size, Normalisation::REID, path),
+            _ => Err(run.unfit(format!("the checkpoint of a network for {:?}, not for Reid", run.kind()))),
+        }
+    }
+
+    fn new(
+        run: StoredRun,
+        [height, width]: [usize; 2],
+        normalisation: Normalisation,
+        data: PathBuf,
+    ) -> Result<Embedder> {
+        let config = &run.config;
         // the classifier's rows are the only thing that the configuration does not tell
-        let classifier = format!("model/{}", model::classifier_name(&config.model));
-        let classes = checkpoint.tensors.iter().find(|tensor| tensor.path == classifier).map(|tensor| tensor.shape[0]);
-        let classes = classes.ok_or_else(|| Error::file(path, format!("it has no tensor {classifier}")))?;
+        let classes = run.shape(&format!("model/{}", model::classifier_name(&config.model)))?[0];
         let (model, layout) = model::build(&config.model, (height, width), classes);
-        let mut trainer = Trainer::new(&config, model.into(), &layout, normalisation, &devices);
-        let state = checkpoint::from_named(&checkpoint.tensors, trainer.specs());
-        trainer.load(&state.map_err(|why| Error::file(path, why))?);
-        Ok(Embedder { trainer, size: (height, width), data, loader_threads: config.run.loader_threads })
+        let mut trainer = Trainer::new(config, model.into(), &layout, normalisation, &run.devices);
+        trainer.load(&run.state(trainer.specs())?);
+        Ok(Embedder { trainer, size: (height, width), loader_threads: config.run.loader_threads, data })
     }
 
     /// Unit embeddings of some of the images: [n, D] f32 on the first device. Each is of the image's embedding plus its

@@ -2,6 +2,8 @@
 
 mod embedder;
 mod feature_source;
+mod stored_run;
 
 pub use embedder::Embedder;
 pub use feature_source::{FeatureSource, read_shared};
+pub use stored_run::StoredRun;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tch::Kind;
 
 use crate::cli::LfwArguments;
-use crate::config::DataKind;
 use crate::data::{Encoded, EncodedImages, Images};
-use crate::embedding::Embedder;
+use crate::embedding::{Embedder, StoredRun};
 use crate::error::Result;
 use crate::eval::pairs::{lfw, verification};
 
@@ -17,7 +16,8 @@ const FOLDS: usize = 10;
 const FAR: f64 = 1e-3;
 
 pub fn run(arguments: &LfwArguments) -> Result<()> {
-    let mut embedder = Embedder::open(&arguments.model, DataKind::Faces, |run| arguments.machine.adjust(run))?;
+    let run = StoredRun::open(&arguments.model, |config| arguments.machine.adjust(&mut config.run))?;
+    let mut embedder = Embedder::faces(run)?;
     let (images, pairs, same, folds) = match (&arguments.bin, &arguments.pairs, &arguments.images) {
         (Some(path), _, _) => {
             let found = lfw::read_bin(path)?;

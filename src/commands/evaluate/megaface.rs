@@ -7,13 +7,11 @@ use std::sync::Arc;
 use serde_json::json;
 use tch::Tensor;
 
-use super::super::on_all_ranks;
-use super::threads;
+use super::on_all_ranks;
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
-use crate::config::DataKind;
 use crate::data::{Embeddings, Encoded, EncodedImages};
-use crate::embedding::{Embedder, FeatureSource, read_shared};
+use crate::embedding::{Embedder, FeatureSource, StoredRun, read_shared};
 use crate::error::{Error, Result};
 use crate::eval::megaface::devkit::{self, Cmc, DistractorList, ProbeList};
 use crate::eval::megaface::{FAR, Measurement, Rates, identify, refine_probes};
@@ -23,7 +21,8 @@ use crate::terminal;
 const ALGORITHM: &str = "amlfs";
 
 pub fn run(arguments: &MegafaceArguments) -> Result<()> {
-    on_all_ranks(|comm| measure(arguments, comm))
+    let model = arguments.model.as_deref();
+    on_all_ranks(model, &arguments.machine, |comm, threads, run| measure(arguments, comm, threads, run))
 }
 
 /// The images of one side of the protocol: their names where they lie in a directory.
@@ -56,9 +55,8 @@ struct Set {
     members: Vec<bool>,
 }
 
-fn measure(arguments: &MegafaceArguments, comm: &Comm) -> Result<()> {
-    let threads = threads(&arguments.machine, comm);
-    let prepared = comm.agree(prepare(arguments, threads))?;
+fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Option<StoredRun>) -> Result<()> {
+    let prepared = comm.agree(prepare(arguments, run))?;
     let Prepared { mut embedder, probes, labels, distractors, sets } = prepared;
     if comm.is_root() {
         let identities = labels.iter().collect::<HashSet<_>>().len();
@@ -122,7 +120,7 @@ struct Prepared {
     sets: Vec<Set>,
 }
 
-fn prepare(arguments: &MegafaceArguments, threads: usize) -> Result<Prepared> {
+fn prepare(arguments: &MegafaceArguments, run: Option<StoredRun>) -> Result<Prepared> {
     let file = |path: &Path| path.extension().is_some_and(|extension| extension == "h5");
     let (probes, ids) = match (&arguments.facescrub_list, file(&arguments.facescrub)) {
         (Some(list), false) => {
@@ -163,10 +161,7 @@ fn prepare(arguments: &MegafaceArguments, threads: usize) -> Result<Prepared> {
     if from_images && arguments.model.is_none() && arguments.features.is_none() {
         return Err(Error::config("directories need --model FILE to embed their images, or --features ALGO"));
     }
-    let embedder = match &arguments.model {
-        Some(model) => Some(super::embedder(model, DataKind::Faces, &arguments.machine, threads)?),
-        None => None,
-    };
+    let embedder = run.map(Embedder::faces).transpose()?;
     Ok(Prepared { embedder, probes, labels, distractors, sets })
 }
 

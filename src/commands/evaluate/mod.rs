@@ -6,12 +6,10 @@ mod reid;
 
 use std::path::Path;
 
-use crate::checkpoint;
 use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
 use crate::comm::Comm;
-use crate::config::{DataKind, TypedConfig};
 use crate::device;
-use crate::embedding::Embedder;
+use crate::embedding::StoredRun;
 use crate::error::{Error, Result};
 use crate::task;
 
@@ -32,28 +30,35 @@ fn threads(machine: &MachineArguments, comm: &Comm) -> usize {
     threads
 }
 
-/// A checkpoint's network, computing with so many threads.
-fn embedder(path: &Path, kind: DataKind, machine: &MachineArguments, threads: usize) -> Result<Embedder> {
-    Embedder::open(path, kind, |run| {
-        machine.adjust(run);
-        run.threads = threads;
-        run.loader_threads = threads;
+/// Runs `work` on every rank, with so many threads, and with the checkpoint that is the model's if there is one.
+fn on_all_ranks(
+    model: Option<&Path>,
+    machine: &MachineArguments,
+    work: impl FnOnce(&Comm, usize, Option<StoredRun>) -> Result<()>,
+) -> Result<()> {
+    // before MPI_Init because of the devices; what is wrong with it the ranks tell each other after
+    let run = model.map(|path| StoredRun::open(path, |config| machine.adjust(&mut config.run))).transpose();
+    super::on_all_ranks(|comm| {
+        let mut run = comm.agree(run)?;
+        let threads = threads(machine, comm);
+        if let Some(StoredRun { config, devices, .. }) = &mut run {
+            config.run.threads = threads;
+            config.run.loader_threads = threads;
+            device::check(devices, comm)?;
+        }
+        work(comm, threads, run)
     })
 }
 
 fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
     let file = arguments.file.as_deref().expect("required by the parser");
-    let checkpoint = checkpoint::read(file)?;
-    let mut typed = TypedConfig::from_toml(&checkpoint.info.config).map_err(|why| Error::file(file, why))?;
-    typed.data.path = arguments.data.clone().or(typed.data.path);
-    typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test);
-    arguments.machine.adjust(&mut typed.run);
-    let config = typed.resolve().map_err(|why| Error::file(file, why))?;
-    tch::set_num_threads(config.run.threads as i32);
-    let devices = device::choose(&config.run)?;
-    let mut task = task::open(&config, &devices)?;
-    let state = checkpoint::from_named(&checkpoint.tensors, task.specs()).map_err(|why| Error::file(file, why))?;
-    task.load(&state);
+    let run = StoredRun::open(file, |typed| {
+        typed.data.path = arguments.data.clone().or(typed.data.path.take());
+        typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test.take());
+        arguments.machine.adjust(&mut typed.run);
+    })?;
+    let mut task = task::open(&run.config, &run.devices)?;
+    task.load(&run.state(task.specs())?);
     let metrics = task.test()?;
     if metrics.is_empty() {
         return Err(Error::config("data.faces.test is not set: there is nothing to measure on; give --test FILE"));

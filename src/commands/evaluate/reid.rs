@@ -4,27 +4,25 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::super::on_all_ranks;
-use super::threads;
+use super::on_all_ranks;
 use crate::cli::ReidArguments;
 use crate::comm::Comm;
-use crate::config::DataKind;
 use crate::data::{Dataset, Images, LabelledFeatures, Persons, Resized};
-use crate::embedding::read_shared;
+use crate::embedding::{Embedder, StoredRun, read_shared};
 use crate::error::{Error, Result};
 use crate::eval::retrieval::{self, Figures, Reranking, retrieve};
 
 pub fn run(arguments: &ReidArguments) -> Result<()> {
-    on_all_ranks(|comm| measure(arguments, comm))
+    let model = arguments.model.as_deref();
+    on_all_ranks(model, &arguments.machine, |comm, threads, run| measure(arguments, comm, threads, run))
 }
 
-fn measure(arguments: &ReidArguments, comm: &Comm) -> Result<()> {
-    let threads = threads(&arguments.machine, comm);
+fn measure(arguments: &ReidArguments, comm: &Comm, threads: usize, run: Option<StoredRun>) -> Result<()> {
     let (query, gallery) = match (&arguments.query, &arguments.gallery) {
         (Some(query), Some(gallery)) => {
             comm.agree(LabelledFeatures::read(query).and_then(|query| Ok((query, LabelledFeatures::read(gallery)?))))?
         }
-        _ => embedded(arguments, comm, threads)?,
+        _ => embedded(arguments, comm, run.expect("required by the parser"))?,
     };
     if comm.is_root() {
         let (queries, gallery) = (query.ids.len(), gallery.ids.len());
@@ -49,10 +47,9 @@ fn images(features: &LabelledFeatures) -> retrieval::ImageFeatures<'_> {
 }
 
 /// Query and gallery of a packed file, embedded by a checkpoint's network with their mirror images, each rank a share.
-fn embedded(arguments: &ReidArguments, comm: &Comm, threads: usize) -> Result<(LabelledFeatures, LabelledFeatures)> {
-    let model = arguments.model.as_deref().expect("required by the parser");
+fn embedded(arguments: &ReidArguments, comm: &Comm, run: StoredRun) -> Result<(LabelledFeatures, LabelledFeatures)> {
     let open = || -> Result<_> {
-        let embedder = super::embedder(model, DataKind::Reid, &arguments.machine, threads)?;
+        let embedder = Embedder::persons(run)?;
         let persons = Persons::open(arguments.data.as_deref().unwrap_or(&embedder.data))?;
         Ok((embedder, persons))
     };
