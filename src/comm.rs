@@ -9,7 +9,7 @@ use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
 
-use crate::error::{Error, Result, exit};
+use crate::error::{Error, Result};
 
 /// MPI counts are i32, and some MPIs copy a message whole: numbers per broadcast.
 const CHUNK: usize = 1 << 24;
@@ -129,16 +129,19 @@ impl Comm {
     }
 
     /// Every rank calls this with its own outcome, and gets its value only if all succeeded. Otherwise the lowest
-    /// failing rank gets its error back, to report it, and the others an error of the same exit code and no text.
+    /// failing rank gets its error back, to report it, and the others `Error::OfAnotherRank`.
     pub fn agree<T>(&self, outcome: Result<T>) -> Result<T> {
         let code = outcome.as_ref().err().map_or(-1.0, |error| error.exit_code() as f64);
-        let codes = self.all_gather(&[code]);
-        match codes.iter().position(|&code| code >= 0.0) {
-            None => outcome,
-            Some(first) if first == self.rank() => outcome,
-            Some(first) if codes[first] == exit::BAD_CONFIG as f64 => Err(Error::Config(String::new())),
-            Some(_) => Err(Error::Failed(String::new())),
-        }
+        agreed(outcome, &self.all_gather(&[code]), self.rank())
+    }
+}
+
+/// `codes`: the exit code of each rank's error, -1 for a success.
+fn agreed<T>(outcome: Result<T>, codes: &[f64], rank: usize) -> Result<T> {
+    match codes.iter().position(|&code| code >= 0.0) {
+        None => outcome,
+        Some(first) if first == rank => outcome,
+        Some(first) => Err(Error::OfAnotherRank { exit_code: codes[first] as i32 }),
     }
 }
 
@@ -190,4 +193,26 @@ fn launcher_tasks() -> Option<(&'static str, usize)> {
 
 fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failing_rank_tells_and_the_others_end_with_its_code() {
+        let stopped = || Err::<(), _>(Error::Stopped("saved".into()));
+        let codes = [-1.0, stopped().unwrap_err().exit_code() as f64, 1.0];
+        let ended = [Ok(()), stopped(), Err(Error::failed("no such file"))].into_iter().enumerate();
+        let ended: Vec<Error> = ended.map(|(rank, outcome)| agreed(outcome, &codes, rank).unwrap_err()).collect();
+        assert!(matches!(ended[0], Error::OfAnotherRank { exit_code: 75 }));
+        assert!(matches!(&ended[1], Error::Stopped(text) if text == "saved"));
+        assert!(matches!(ended[2], Error::OfAnotherRank { exit_code: 75 }));
+        assert_eq!(agreed(Ok(7), &[-1.0; 3], 2).unwrap(), 7);
+        // told on a third rank, it is still that rank's to tell
+        assert!(matches!(
+            Comm::single().agree(stopped().map_err(|error| error.told_elsewhere())),
+            Err(Error::OfAnotherRank { exit_code: 75 })
+        ));
+    }
 }

@@ -17,11 +17,6 @@ pub fn choose(run: &Run) -> Result<Vec<Device>> {
     if !cuda {
         return Ok(vec![Device::Cpu; run.devices_per_rank.unwrap_or(1)]);
     }
-    // must be set before the first CUDA call that computes; repeatable matrix products
-    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
-        // SAFETY: called at start, before any other thread exists
-        unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
-    }
     let visible = Cuda::device_count() as usize;
     let wanted = run.devices_per_rank.unwrap_or(visible.min(2));
     let local_rank = comm::launcher_local_rank().unwrap_or(0);

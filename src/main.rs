@@ -3,7 +3,7 @@ use std::process::exit;
 use amlfs::{cli, commands, process};
 
 fn main() {
-    process::tune_allocator();
+    process::set_environment();
     process::end_all_ranks_on_panic();
     let command = cli::parse();
     amlfs::terminal::start_log();

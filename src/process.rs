@@ -4,45 +4,63 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::comm;
-use crate::error::{Error, exit};
+use crate::error::{Error, exit, out_of_device_memory};
 
-/// glibc hands every large tensor back to the kernel and takes it anew in the next step; with these settings it keeps
-/// them, on huge pages: 10 to 16 % faster training on CPU (docs/architecture.md). They are read before main, hence
-/// the program starts itself once more, in the same process. A GLIBC_TUNABLES of the user's is left alone.
-pub fn tune_allocator() {
-    const VARIABLE: &str = "GLIBC_TUNABLES";
-    const SETTINGS: &str =
-        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296";
-    if cfg!(all(target_os = "linux", target_env = "gnu")) && std::env::var_os(VARIABLE).is_none() {
-        let Ok(program) = std::env::current_exe() else { return };
-        let mut arguments = std::env::args_os();
-        let mut again = Command::new(program);
-        if let Some(name) = arguments.next() {
-            again.arg0(name);
-        }
-        // returns only if it fails; then the default allocator does
-        let _ = again.args(arguments).env(VARIABLE, SETTINGS).exec();
+/// What libraries read from the environment, some before main and all before any thread could change it.
+const SETTINGS: [(&str, &str); 2] = [
+    // glibc hands every large tensor back to the kernel and takes it anew in the next step; so it keeps them, on huge
+    // pages: 10 to 16 % faster training on CPU (docs/architecture.md). Other C libraries ignore it.
+    (
+        "GLIBC_TUNABLES",
+        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296",
+    ),
+    // repeatable matrix products on a GPU
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+];
+/// Holds the number of the process that has started itself anew: it stays the same, and a child has another.
+const RESTARTED: &str = "AMLFS_RESTARTED";
+
+/// Starts the program anew, once and in the same process, with those settings that the user has not made.
+pub fn set_environment() {
+    let process = std::process::id().to_string();
+    let missing: Vec<_> = SETTINGS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    if missing.is_empty() || std::env::var(RESTARTED).is_ok_and(|restarted| restarted == process) {
+        return;
     }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    let mut again = Command::new(program);
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    // returns only if it fails; then the libraries' own settings do
+    let _ = again.args(arguments).envs(missing).env(RESTARTED, process).exec();
 }
 
 /// A panic on one rank must not leave the others waiting for it.
 pub fn end_all_ranks_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        default(info);
-        eprintln!("amlfs: this is a bug; please report the message above and the command line");
-        comm::abort_all(exit::PANIC);
-        std::process::exit(exit::PANIC);
+        // tch panics where libtorch has an error
+        let code = match out_of_device_memory(&info.to_string()) {
+            Some(error) => report(&error),
+            None => {
+                default(info);
+                eprintln!("amlfs: this is a bug; please report the message above and the command line");
+                exit::PANIC
+            }
+        };
+        comm::abort_all(code);
+        std::process::exit(code);
     }));
 }
 
-/// Says what went wrong, once, and returns the exit code. Errors without text are another rank's to tell.
+/// Says what went wrong, once, and returns the exit code.
 pub fn report(error: &Error) -> i32 {
-    let text = error.to_string();
     match error {
-        _ if text.is_empty() => {}
-        Error::Stopped(_) => log::warn!("{text}"),
-        _ => log::error!("{text}"),
+        Error::OfAnotherRank { .. } => {}
+        Error::Stopped(_) => log::warn!("{error}"),
+        _ => log::error!("{error}"),
     }
     error.exit_code()
 }

@@ -26,7 +26,7 @@ pub fn run(arguments: &RunArguments, loss: Option<&str>) -> Result<()> {
 
 fn only_rank_0_speaks(error: Error) -> Error {
     match error {
-        Error::Config(_) if comm::launcher_rank() > 0 => Error::Config(String::new()),
+        Error::Config(_) if comm::launcher_rank() > 0 => error.told_elsewhere(),
         other => other,
     }
 }
@@ -70,7 +70,7 @@ fn check_size(config: &Config, comm: &Comm) -> Result<()> {
     }
     let text =
         format!("search.samples = {samples}: fewer than the {ranks} MPI ranks; a rank without a sample has no work");
-    Err(Error::config(if comm.is_root() { text } else { String::new() }))
+    comm.agree(Err(Error::config(text)))
 }
 
 /// The task, with the weights to start from unless there is a checkpoint to continue.
@@ -128,7 +128,7 @@ fn search_in(
         Ok(_) => Ok(()),
         Err(stopped @ Error::Stopped(_)) => {
             recorder.stopped();
-            Err(if comm.is_root() { stopped } else { Error::Stopped(String::new()) })
+            Err(if comm.is_root() { stopped } else { stopped.told_elsewhere() })
         }
         Err(error) => Err(error),
     }

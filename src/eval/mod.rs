@@ -5,4 +5,4 @@ pub mod megaface;
 pub mod pairs;
 pub mod retrieval;
 
-pub use kernels::normalise_rows;
+pub use kernels::{normalise_rows, unit_rows};

@@ -11,8 +11,8 @@ use crate::config::{Config, Faces};
 use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
 use crate::error::{Error, Result};
 use crate::eval::megaface::Identification;
-use crate::eval::normalise_rows;
 use crate::eval::pairs::ClosedSet;
+use crate::eval::{normalise_rows, unit_rows};
 use crate::model;
 use crate::train::{Normalisation, Trainer};
 
@@ -71,7 +71,7 @@ impl Goal for Identify {
     fn reward(&self, training: &mut Training) -> Result<f64> {
         let (probes, distractors) = (training.embed(&self.probes, false)?, training.embed(&self.distractors, false)?);
         // a network whose embeddings are zero or not finite has failed
-        let (Ok(probes), Ok(distractors)) = (normalise_rows(&probes, 0), normalise_rows(&distractors, 0)) else {
+        let (Some(probes), Some(distractors)) = (unit_rows(&probes)?, unit_rows(&distractors)?) else {
             return Ok(f64::NAN);
         };
         let labels: Vec<i64> = self.probes.labels.iter().map(|&label| label.into()).collect();

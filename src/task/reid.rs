@@ -11,8 +11,8 @@ use crate::comm::Comm;
 use crate::config::{Config, Reid};
 use crate::data::{Balanced, Dataset, HeldOutByCamera, Images, Persons, Resized, add_label_noise, hold_out_by_camera};
 use crate::error::Result;
-use crate::eval::normalise_rows;
 use crate::eval::retrieval::{self, Metric, retrieve};
+use crate::eval::{normalise_rows, unit_rows};
 use crate::model;
 use crate::train::{Normalisation, Trainer};
 
@@ -89,7 +89,7 @@ impl Goal for Retrieve {
     /// The trapezoid mAP, Market-1501's own, without mirror images.
     fn reward(&self, training: &mut Training) -> Result<f64> {
         // a network whose embeddings are zero or not finite has failed
-        let Ok(features) = normalise_rows(&training.embed(&self.validation.images, false)?, 0) else {
+        let Some(features) = unit_rows(&training.embed(&self.validation.images, false)?)? else {
             return Ok(f64::NAN);
         };
         let chosen = features.index_select(0, &Tensor::from_slice(&self.queries).to_device(features.device()));

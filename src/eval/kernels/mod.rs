@@ -5,4 +5,4 @@ pub mod inner_products;
 pub mod largest;
 mod unit_rows;
 
-pub use unit_rows::normalise_rows;
+pub use unit_rows::{normalise_rows, unit_rows};
