@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Display;
 
 type Parsed<T> = std::result::Result<T, String>;
 
@@ -16,153 +17,238 @@ const VALUES: usize = 1 << 22;
 /// Bytes that references to memoised images may add: 4 times the file and this.
 const SHARED: usize = 64 << 20;
 
+/// The pickle to give to serde-pickle: the same bytes, except that `\'` in the text strings of protocol 0, which that
+/// library does not know, is written as `\x27`. Errors name the byte.
+pub fn checked(pickle: &[u8]) -> Parsed<Cow<'_, [u8]>> {
+    let mut machine = Machine::new(pickle);
+    while machine.step()? {}
+    Ok(without(&machine.quotes, pickle))
+}
+
 /// What the last opcode left on the stack. Only a fresh value may be memoised, as Python does: a second name for a memo
 /// entry would be a clone of it.
 #[derive(Clone, Copy)]
-enum Top {
+enum OnTop {
     Other,
     Container,
     Text(usize),
     Called,
 }
 
-/// The pickle to give to serde-pickle: the same bytes, except that `\'` in the text strings of protocol 0, which that
-/// library does not know, is written as `\x27`. Errors name the byte.
-pub fn checked(pickle: &[u8]) -> Parsed<Cow<'_, [u8]>> {
-    let mut cursor = Cursor { bytes: pickle, at: 0 };
-    let mut quotes = Vec::new();
-    let mut memo: HashMap<u32, usize> = HashMap::new();
-    let (mut lists, mut marks, mut values, mut longest, mut shared) = (0, 0_usize, 0, 0, 0_usize);
-    let budget = pickle.len().saturating_mul(4).saturating_add(SHARED);
-    let mut top = Top::Other;
-    // a tuple is the argument of a call or the whole: then no tuple holds another
-    let mut tuple = false;
-    loop {
-        let start = cursor.at;
-        let wrong = |why: &str| Err(format!("byte {start}: {why}"));
-        let opcode = cursor.take(1)?[0];
-        let is_put = matches!(opcode, b'p' | b'q' | b'r' | 0x94);
-        if tuple && !is_put {
-            if !matches!(opcode, b'R' | b'.') {
-                return wrong("a tuple inside of something; this is no pair of lists");
-            }
-            tuple = false;
+/// Python's pickle machine without its values: it counts what they would take.
+struct Machine<'a> {
+    cursor: Cursor<'a>,
+    /// Where the opcode at work begins.
+    start: usize,
+    on_top: OnTop,
+    /// A tuple is the argument of a call or the whole: then no tuple holds another.
+    tuple: bool,
+    lists: usize,
+    marks: usize,
+    values: usize,
+    /// Bytes that a reference to each memo entry adds, at most.
+    memo: HashMap<u32, usize>,
+    longest_text: usize,
+    shared: usize,
+    budget: usize,
+    /// Where each `\'` is.
+    quotes: Vec<usize>,
+}
+
+impl Machine<'_> {
+    fn new(pickle: &[u8]) -> Machine<'_> {
+        Machine {
+            cursor: Cursor { bytes: pickle, at: 0 },
+            start: 0,
+            on_top: OnTop::Other,
+            tuple: false,
+            lists: 0,
+            marks: 0,
+            values: 0,
+            memo: HashMap::new(),
+            longest_text: 0,
+            shared: 0,
+            budget: pickle.len().saturating_mul(4).saturating_add(SHARED),
+            quotes: Vec::new(),
         }
-        top = match opcode {
-            b'.' => return Ok(without(&quotes, pickle)),
+    }
+
+    /// Takes one opcode; false at the pickle's end.
+    fn step(&mut self) -> Parsed<bool> {
+        self.start = self.cursor.at;
+        let opcode = self.cursor.take(1)?[0];
+        self.leave_tuple(opcode)?;
+        self.on_top = match opcode {
+            // STOP
+            b'.' => return Ok(false),
             // PROTO, FRAME
-            0x80 => cursor.take(1).map(|_| Top::Other)?,
-            0x95 => cursor.take(8).map(|_| Top::Other)?,
-            b'(' => {
-                marks += 1;
-                if marks > OPEN_MARKS {
-                    return wrong("nested too deeply for a pair of lists");
-                }
-                Top::Other
-            }
-            // APPENDS, LIST, TUPLE close a mark; APPEND does not
-            b'e' | b'l' | b't' => {
-                marks = marks.saturating_sub(1);
-                lists += (opcode == b'l') as usize;
-                tuple = opcode == b't';
-                if opcode == b'e' { Top::Other } else { Top::Container }
-            }
-            b'a' => Top::Other,
-            b']' => {
-                lists += 1;
-                Top::Container
-            }
-            // TUPLE2
-            0x86 => {
-                tuple = true;
-                Top::Container
-            }
-            b'p' | b'q' | b'r' | 0x94 => {
-                let id =
-                    if opcode == 0x94 { memo.len() as u32 } else { cursor.memo_id(opcode == b'p', opcode == b'r')? };
-                let size = match top {
-                    Top::Text(length) => length,
-                    Top::Called => longest,
-                    Top::Container => 0,
-                    Top::Other => return wrong("names something that has just been named"),
-                };
-                // references are resolved at the end, so a second entry would change what the first ones cost
-                if memo.insert(id, size).is_some() {
-                    return wrong(&format!("defines memo entry {id} again"));
-                }
-                Top::Other
-            }
-            b'g' | b'h' | b'j' => {
-                let id = cursor.memo_id(opcode == b'g', opcode == b'j')?;
-                let Some(size) = memo.get(&id) else {
-                    return wrong(&format!("refers to memo entry {id}, which is not there"));
-                };
-                shared = shared.saturating_add(*size);
-                if shared > budget {
-                    return wrong("refers to the same images too often");
-                }
-                Top::Other
-            }
-            // NEWTRUE, NEWFALSE, BININT, BININT1, BININT2
-            0x88 | 0x89 => Top::Other,
-            b'J' => cursor.take(4).map(|_| Top::Other)?,
-            b'K' => cursor.take(1).map(|_| Top::Other)?,
-            b'M' => cursor.take(2).map(|_| Top::Other)?,
-            // INT, LONG, LONG1: big ones take square time
-            b'I' | b'L' if cursor.line()?.len() <= 21 => Top::Other,
-            0x8a => {
-                let length = cursor.take(1)?[0] as usize;
-                if cursor.take(length)?.len() > 8 {
-                    return wrong("an integer that is neither 0 nor 1");
-                }
-                Top::Other
-            }
-            b'I' | b'L' => return wrong("an integer that is neither 0 nor 1"),
-            // STRING
-            b'S' => {
-                let line = cursor.line()?;
-                let mut at = 0;
-                while at < line.len() {
-                    if line[at..].starts_with(b"\\'") {
-                        quotes.push(start + 1 + at);
-                    }
-                    at += if line[at] == b'\\' { 2 } else { 1 };
-                }
-                Top::Text(line.len())
-            }
-            // UNICODE, and strings of 1-, 4- and 8-byte lengths
-            b'V' => Top::Text(cursor.line()?.len()),
-            b'U' | b'C' | 0x8c => Top::Text(cursor.string(1)?),
-            b'T' | b'B' | b'X' => Top::Text(cursor.string(4)?),
-            0x8e | 0x96 => Top::Text(cursor.string(8)?),
-            // GLOBAL: what Python 3 makes of bytes for protocols 0 to 2
-            b'c' => {
-                let (module, name) = (cursor.line()?, cursor.line()?);
-                if (module, name) != (b"_codecs", b"encode") {
-                    let name =
-                        String::from_utf8_lossy(&[module, b".", name].concat()).chars().take(80).collect::<String>();
-                    return wrong(&format!("needs Python's {name}; {REWRITE}"));
-                }
-                Top::Container
-            }
-            b'R' => Top::Called,
+            0x80 => self.skip(1)?,
+            0x95 => self.skip(8)?,
+            // MARK; what closes one: LIST, TUPLE, APPENDS; what does not: EMPTY_LIST, TUPLE2, APPEND
+            b'(' => self.open_mark()?,
+            b'l' => self.close_mark().list(),
+            b't' => self.close_mark().tuple(),
+            b'e' => self.close_mark().appended(),
+            b']' => self.list(),
+            0x86 => self.tuple(),
+            b'a' => self.appended(),
+            // PUT, BINPUT, LONG_BINPUT, MEMOIZE; GET, BINGET, LONG_BINGET
+            b'p' | b'q' | b'r' | 0x94 => self.memoise(opcode)?,
+            b'g' | b'h' | b'j' => self.refer(opcode)?,
+            // NEWTRUE, NEWFALSE, BININT1, BININT2, BININT; INT, LONG; LONG1
+            0x88 | 0x89 => OnTop::Other,
+            b'K' => self.skip(1)?,
+            b'M' => self.skip(2)?,
+            b'J' => self.skip(4)?,
+            b'I' | b'L' => self.integer_in_text()?,
+            0x8a => self.long_integer()?,
+            // STRING; UNICODE; strings of 1-, 4- and 8-byte lengths
+            b'S' => self.quoted_string()?,
+            b'V' => OnTop::Text(self.cursor.line()?.len()),
+            b'U' | b'C' | 0x8c => OnTop::Text(self.cursor.string(1)?),
+            b'T' | b'B' | b'X' => OnTop::Text(self.cursor.string(4)?),
+            0x8e | 0x96 => OnTop::Text(self.cursor.string(8)?),
+            // GLOBAL, REDUCE
+            b'c' => self.function()?,
+            b'R' => OnTop::Called,
             _ => {
-                return wrong(&format!(
-                    "opcode {:?} is not needed for lists of bytes and bools; {REWRITE}",
-                    opcode as char
-                ));
+                let opcode = opcode as char;
+                return self.wrong(format!("opcode {opcode:?} is not needed for lists of bytes and bools; {REWRITE}"));
             }
         };
-        if let Top::Text(length) = top {
-            longest = longest.max(length);
+        self.count()?;
+        Ok(true)
+    }
+
+    fn wrong<T>(&self, why: impl Display) -> Parsed<T> {
+        Err(format!("byte {}: {why}", self.start))
+    }
+
+    /// After a tuple and its memo entry may come only a call or the end.
+    fn leave_tuple(&mut self, opcode: u8) -> Parsed<()> {
+        let memoises = matches!(opcode, b'p' | b'q' | b'r' | 0x94);
+        if self.tuple && !memoises {
+            if !matches!(opcode, b'R' | b'.') {
+                return self.wrong("a tuple inside of something; this is no pair of lists");
+            }
+            self.tuple = false;
         }
-        if lists > LISTS {
-            return wrong("more lists than the images and the flags");
+        Ok(())
+    }
+
+    fn count(&mut self) -> Parsed<()> {
+        if let OnTop::Text(length) = self.on_top {
+            self.longest_text = self.longest_text.max(length);
         }
-        values += 1;
-        if values > VALUES {
-            return wrong("more values than any list of test pairs has");
+        if self.lists > LISTS {
+            return self.wrong("more lists than the images and the flags");
         }
+        self.values += 1;
+        if self.values > VALUES {
+            return self.wrong("more values than any list of test pairs has");
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, count: usize) -> Parsed<OnTop> {
+        self.cursor.take(count)?;
+        Ok(OnTop::Other)
+    }
+
+    fn open_mark(&mut self) -> Parsed<OnTop> {
+        self.marks += 1;
+        if self.marks > OPEN_MARKS {
+            return self.wrong("nested too deeply for a pair of lists");
+        }
+        Ok(OnTop::Other)
+    }
+
+    fn close_mark(&mut self) -> &mut Self {
+        self.marks = self.marks.saturating_sub(1);
+        self
+    }
+
+    fn list(&mut self) -> OnTop {
+        self.lists += 1;
+        OnTop::Container
+    }
+
+    /// The list is on top again; it could be memoised when it was made.
+    fn appended(&self) -> OnTop {
+        OnTop::Other
+    }
+
+    fn tuple(&mut self) -> OnTop {
+        self.tuple = true;
+        OnTop::Container
+    }
+
+    fn memoise(&mut self, opcode: u8) -> Parsed<OnTop> {
+        let id = match opcode {
+            0x94 => self.memo.len() as u32,
+            _ => self.cursor.memo_id(opcode == b'p', opcode == b'r')?,
+        };
+        let size = match self.on_top {
+            OnTop::Text(length) => length,
+            OnTop::Called => self.longest_text,
+            OnTop::Container => 0,
+            OnTop::Other => return self.wrong("names something that has just been named"),
+        };
+        // references are resolved at the end, so a second entry would change what the first ones cost
+        if self.memo.insert(id, size).is_some() {
+            return self.wrong(format!("defines memo entry {id} again"));
+        }
+        Ok(OnTop::Other)
+    }
+
+    fn refer(&mut self, opcode: u8) -> Parsed<OnTop> {
+        let id = self.cursor.memo_id(opcode == b'g', opcode == b'j')?;
+        let Some(size) = self.memo.get(&id) else {
+            return self.wrong(format!("refers to memo entry {id}, which is not there"));
+        };
+        self.shared = self.shared.saturating_add(*size);
+        if self.shared > self.budget {
+            return self.wrong("refers to the same images too often");
+        }
+        Ok(OnTop::Other)
+    }
+
+    /// As text; big ones take square time.
+    fn integer_in_text(&mut self) -> Parsed<OnTop> {
+        if self.cursor.line()?.len() > 21 {
+            return self.wrong("an integer that is neither 0 nor 1");
+        }
+        Ok(OnTop::Other)
+    }
+
+    fn long_integer(&mut self) -> Parsed<OnTop> {
+        let length = self.cursor.take(1)?[0] as usize;
+        if self.cursor.take(length)?.len() > 8 {
+            return self.wrong("an integer that is neither 0 nor 1");
+        }
+        Ok(OnTop::Other)
+    }
+
+    fn quoted_string(&mut self) -> Parsed<OnTop> {
+        let line = self.cursor.line()?;
+        let mut at = 0;
+        while at < line.len() {
+            if line[at..].starts_with(b"\\'") {
+                self.quotes.push(self.start + 1 + at);
+            }
+            at += if line[at] == b'\\' { 2 } else { 1 };
+        }
+        Ok(OnTop::Text(line.len()))
+    }
+
+    /// The one that Python 3 makes bytes with for protocols 0 to 2.
+    fn function(&mut self) -> Parsed<OnTop> {
+        let (module, name) = (self.cursor.line()?, self.cursor.line()?);
+        if (module, name) != (b"_codecs", b"encode") {
+            let name: String = String::from_utf8_lossy(&[module, b".", name].concat()).chars().take(80).collect();
+            return self.wrong(format!("needs Python's {name}; {REWRITE}"));
+        }
+        Ok(OnTop::Container)
     }
 }
 
