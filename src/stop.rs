@@ -70,7 +70,9 @@ mod tests {
         assert!(stop.requested());
 
         let elsewhere = tempfile::tempdir().unwrap();
-        assert!(Stop::new(elsewhere.path(), Some(1e-12)).unwrap().requested());
+        let mut late = Stop::new(elsewhere.path(), Some(1.0)).unwrap();
+        late.started -= Duration::from_secs(3601);
+        assert!(late.requested());
         let mut signalled = Stop::new(elsewhere.path(), None).unwrap();
         assert!(!signalled.requested());
         signal_hook::low_level::raise(SIGUSR1).unwrap();

@@ -9,11 +9,14 @@ use amlfs::checkpoint;
 use amlfs::data::{EmbeddingsWriter, Images, Packed};
 use serde_json::Value;
 use support::kill::kill_and_resume;
-use support::{AMLFS, assert_code, assert_same, final_without_timings, finish, mpirun, skipped, text};
+use support::{
+    amlfs, assert_code, assert_same, errors, final_without_timings, finish, json, mpirun, path, skipped, text,
+};
 
-/// A search of seconds on 32 x 32 images.
+/// A search of seconds on 32 x 32 images. On CPU, where the bits are promised.
 const SMALL_FACES: &[&str] = &[
     "--preset=faces-small",
+    "--device=cpu",
     "--threads=1",
     "--samples=4",
     "--policy=reinforce",
@@ -30,14 +33,6 @@ const SMALL_FACES: &[&str] = &[
     "--set=train.milestones=[3]",
 ];
 
-fn amlfs(arguments: &[&str]) -> Output {
-    finish(Command::new(AMLFS).args(arguments))
-}
-
-fn path(directory: &Path, name: &str) -> String {
-    directory.join(name).to_str().unwrap().to_owned()
-}
-
 /// `identities` with 5 images each, packed.
 fn packed(directory: &Path, name: &str, identities: usize, seed: usize) -> String {
     let (tree, file) = (path(directory, &format!("{name}-images")), path(directory, &format!("{name}.h5")));
@@ -46,11 +41,6 @@ fn packed(directory: &Path, name: &str, identities: usize, seed: usize) -> Strin
     assert_code(&amlfs(&["prepare", "glyphs", &tree, &identities, "--images=5", size, &seed]), 0);
     assert_code(&amlfs(&["prepare", "faces", &tree, "--out", &file, size]), 0);
     file
-}
-
-fn json(output: &Output) -> Value {
-    assert_code(output, 0);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {}", text(output)))
 }
 
 #[test]
@@ -72,7 +62,7 @@ fn faces_give_the_same_bits_for_1_2_and_4_ranks_and_evaluate_repeats_the_test() 
     assert_same(&results[0], &results[1]);
     assert_same(&results[0], &results[2]);
 
-    let found = json(&amlfs(&["evaluate", "--json", &path(directory.path(), "1/final.h5")]));
+    let found = json(&amlfs(&["evaluate", "--json", "--device=cpu", &path(directory.path(), "1/final.h5")]));
     assert_eq!(results[0].test.len(), 3);
     for (name, value) in &results[0].test {
         assert_eq!(found[name].as_f64().unwrap(), *value);
@@ -129,7 +119,8 @@ fn megaface_from_images_feature_files_and_exported_embeddings_agree() {
     std::fs::write(&noises, format!("# mislabelled\n{}\n", distractors[7])).unwrap();
 
     let measure = |ranks: usize, sources: &[&str]| {
-        json(&finish(&mut mpirun(ranks, &[&["evaluate", "megaface", "--json", "--threads=1"], sources].concat())))
+        let how = ["evaluate", "megaface", "--json", "--threads=1", "--device=cpu"];
+        json(&finish(&mut mpirun(ranks, &[&how, sources].concat())))
     };
     let common = ["--facescrub-list", &probe_list, "--megaface-noises", &noises, "--megaface-list", &small, &large];
     let (probe_images, distractor_images) = (path(here, "probes-images"), path(here, "distractors-images"));
@@ -157,8 +148,12 @@ fn megaface_from_images_feature_files_and_exported_embeddings_agree() {
     assert!(here.join("cmc/cmc_facescrub_megaface_amlfs_refined_20_1.json").exists());
 
     let (probe_file, distractor_file) = (path(here, "p.h5"), path(here, "d.h5"));
-    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &probe_images, "--out", &probe_file]), 0);
-    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &distractor_images, "--out", &distractor_file]), 0);
+    let export = |images: &str, out: &str| {
+        let arguments = ["export", "embeddings", "--device=cpu", "--model", &model, images, "--out", out];
+        assert_code(&amlfs(&arguments), 0);
+    };
+    export(&probe_images, &probe_file);
+    export(&distractor_images, &distractor_file);
     let exported = measure(1, &["--facescrub", &probe_file, "--megaface", &distractor_file]);
     assert_eq!(exported["results"][2]["raw"], found["results"][1]["raw"]);
 
@@ -177,7 +172,7 @@ fn megaface_from_images_feature_files_and_exported_embeddings_agree() {
     assert_eq!(found["results"][1]["raw"]["rank1"].as_f64().unwrap(), successes as f64 / pairs as f64);
 
     let npy = path(here, "p.npy");
-    assert_code(&amlfs(&["export", "embeddings", "--model", &model, &probe_images, "--out", &npy]), 0);
+    export(&probe_images, &npy);
     let bytes = std::fs::read(&npy).unwrap();
     let last: Vec<u8> = rows.concat().iter().flat_map(|value| value.to_le_bytes()).collect();
     assert!(bytes.starts_with(b"\x93NUMPY") && bytes.ends_with(&last));
@@ -224,7 +219,8 @@ fn rank_n_equals_its_definition_with_ties_for_1_2_and_4_ranks() {
     };
     let probe_file = write("p.h5", probes, &labels);
     let distractor_file = write("d.h5", distractors, &vec![0; DISTRACTORS]);
-    let arguments = ["evaluate", "megaface", "--facescrub", &probe_file, "--megaface", &distractor_file, "--json"];
+    let how = ["evaluate", "megaface", "--json", "--device=cpu"];
+    let arguments = [&how[..], &["--facescrub", &probe_file, "--megaface", &distractor_file]].concat();
     let found = json(&finish(&mut mpirun(1, &arguments)));
     for ranks in [2, 4] {
         assert_eq!(found, json(&finish(&mut mpirun(ranks, &arguments))), "{ranks} ranks");
@@ -296,10 +292,11 @@ fn lfw_from_a_pickle_and_from_pairs_txt_agree_and_weights_are_exported() {
     let pickle = serde_pickle::Value::Tuple(vec![serde_pickle::Value::List(images), serde_pickle::Value::List(same)]);
     std::fs::write(here.join("lfw.bin"), serde_pickle::value_to_vec(&pickle, Default::default()).unwrap()).unwrap();
 
-    let from_pickle = json(&amlfs(&["evaluate", "lfw", "--json", "--model", &model, "--bin", &path(here, "lfw.bin")]));
-    let (folder, pairs) = (path(here, "lfw"), path(here, "pairs.txt"));
-    let from_list =
-        json(&amlfs(&["evaluate", "lfw", "--json", "--model", &model, "--images", &folder, "--pairs", &pairs]));
+    let measure = |pairs: &[&str]| {
+        json(&amlfs(&[&["evaluate", "lfw", "--json", "--device=cpu", "--model", &model], pairs].concat()))
+    };
+    let from_pickle = measure(&["--bin", &path(here, "lfw.bin")]);
+    let from_list = measure(&["--images", &path(here, "lfw"), "--pairs", &path(here, "pairs.txt")]);
     assert_eq!(from_pickle, from_list);
     assert_eq!(from_pickle["pairs"], 80);
     assert!((0.5..=1.0).contains(&from_pickle["accuracy"].as_f64().unwrap()));
@@ -455,12 +452,10 @@ fn mistakes_give_one_sentence_that_names_file_and_cause() {
     ];
     for (output, code, what) in cases {
         assert_code(&output, code);
-        let text = text(&output);
-        let errors: Vec<&str> =
-            text.lines().filter(|line| line.starts_with("amlfs:") && line.contains("error: ")).collect();
+        let errors = errors(&output);
         // each of two ranks may meet a damaged image
         let said = !errors.is_empty() && errors.len() <= 2 && errors.iter().all(|error| error.contains(what));
-        assert!(said, "'{what}' is not what is said: {text}");
+        assert!(said, "'{what}' is not what is said: {}", text(&output));
     }
 }
 

@@ -3,106 +3,87 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
-use amlfs::checkpoint;
+use amlfs::checkpoint::{self, Checkpoint};
 use support::kill::{assert_nothing_left, kill_and_resume};
-use support::{AMLFS, SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, text, wait};
+use support::{
+    SMALL, amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, saved_epochs, text,
+    until, wait, without_timings,
+};
 
-/// An epoch takes a tenth of a second, and the STOP file is looked for once a second: epochs of a run to be stopped.
-const LONG: usize = 60;
+/// A run that no machine completes before it is told to stop, and that keeps its checkpoints.
+const ENDLESS: &[&str] = &["--epochs=100000", "--set=run.keep=1000"];
 
-fn arguments(out: &Path, epochs: usize) -> Vec<String> {
-    let own = [format!("--out={}", out.display()), "--resume".into(), format!("--epochs={epochs}")];
-    SMALL
-        .iter()
-        .map(|argument| argument.to_string())
-        .filter(|argument| !argument.starts_with("--epochs"))
-        .chain(own)
-        .collect()
+/// `SMALL` with other epochs.
+fn settings<'a>(epochs: &[&'a str]) -> Vec<&'a str> {
+    let others = SMALL.iter().copied().filter(|argument| !argument.starts_with("--epochs"));
+    others.chain(epochs.iter().copied()).collect()
 }
 
-fn run(ranks: usize, out: &Path, epochs: usize) -> Command {
-    let arguments = arguments(out, epochs);
-    mpirun(ranks, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+fn run(ranks: usize, out: &Path, epochs: &[&str]) -> Command {
+    let out = format!("--out={}", out.display());
+    mpirun(ranks, &[&settings(epochs)[..], &[&out, "--resume"]].concat())
 }
 
 #[test]
 fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_bits() {
-    let settings: Vec<&str> = SMALL.iter().copied().filter(|argument| !argument.starts_with("--epochs")).collect();
-    kill_and_resume(&[&settings[..], &["--epochs=6"]].concat(), 6, 10);
+    kill_and_resume(&settings(&["--epochs=6"]), 6, 10);
 }
 
-#[test]
-fn signals_a_stop_file_and_the_time_budget_end_with_75_and_resume_to_the_same_bits() {
-    let directory = tempfile::tempdir().unwrap();
-    let straight = directory.path().join("straight");
-    assert_code(&finish(&mut run(1, &straight, LONG)), 0);
-
-    let stopped = directory.path().join("stopped");
-    // USR1 to mpirun is forwarded to the ranks
-    let child = run(2, &stopped, LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for_checkpoint(&stopped, 1);
-    // SAFETY: a signal to this test's own child
-    unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
-    let output = wait(child, Duration::from_secs(60));
+/// Goes on with the endless run, ends it by `stop` once `epoch` is saved, and tells how many epochs are then.
+fn stopped(ranks: usize, out: &Path, epoch: usize, stop: impl Fn(&Child)) -> usize {
+    let mut child = run(ranks, out, ENDLESS).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until(&format!("epoch {epoch} is saved"), || {
+        saved_epochs(out) >= epoch || child.try_wait().unwrap().is_some() // with an error
+    });
+    stop(&child);
+    let output = wait(child);
     assert_code(&output, 75);
     assert!(text(&output).contains("is saved"), "{}", text(&output));
-    assert_nothing_left(&stopped);
-
-    let child = run(2, &stopped, LONG).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for_checkpoint(&stopped, 2);
-    std::fs::write(stopped.join("STOP"), "").unwrap();
-    assert_code(&wait(child, Duration::from_secs(60)), 75);
-    assert!(!stopped.join("STOP").exists(), "a STOP file works once");
-
-    let output = finish(run(2, &stopped, LONG).arg("--max-hours=1e-9"));
-    assert_code(&output, 75);
-
-    assert_code(&finish(&mut run(2, &stopped, LONG)), 0);
-    assert_same(&final_without_timings(&straight), &final_without_timings(&stopped));
-    let again = finish(&mut run(2, &stopped, LONG));
-    assert_code(&again, 0);
-    assert!(text(&again).contains("the run is complete"));
+    assert_nothing_left(out);
+    saved_epochs(out)
 }
 
-fn wait_for_checkpoint(out: &Path, epoch: usize) {
-    let start = Instant::now();
-    while checkpoint::newest(out).unwrap().is_none_or(|file| file < checkpoint::epoch_file(out, epoch)) {
-        assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint of epoch {epoch}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-#[test]
-fn a_run_may_be_resumed_with_another_number_of_ranks() {
-    let directory = tempfile::tempdir().unwrap();
-    let (straight, moved) = (directory.path().join("straight"), directory.path().join("moved"));
-    assert_code(&finish(&mut run(1, &straight, LONG)), 0);
-    let child = run(4, &moved, LONG).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_for_checkpoint(&moved, 2);
+/// To mpirun, which forwards it to the ranks.
+fn user_signal(child: &Child) {
     // SAFETY: a signal to this test's own child
     unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
-    wait(child, Duration::from_secs(60));
-    assert!(!moved.join("final.h5").exists(), "the run was stopped");
-    assert_code(&finish(&mut run(3, &moved, LONG)), 0);
-    assert_same(&final_without_timings(&straight), &final_without_timings(&moved));
 }
 
 #[test]
-fn evaluate_repeats_the_test_result_of_the_final_checkpoint() {
+fn signals_a_stop_file_and_the_time_budget_end_with_75_and_any_number_of_ranks_resumes_to_the_same_bits() {
     let directory = tempfile::tempdir().unwrap();
-    assert_code(&finish(&mut run(2, directory.path(), 6)), 0);
-    let file = directory.path().join("final.h5");
-    let expected = checkpoint::read(&file).unwrap().test;
-    let output = finish(Command::new(AMLFS).args(["evaluate", "--json"]).arg(&file));
-    assert_code(&output, 0);
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (name, value) in expected {
+    let out = directory.path().join("stopped");
+    let signalled = stopped(2, &out, 1, user_signal);
+    let by_file = stopped(4, &out, signalled + 1, |_| std::fs::write(out.join("STOP"), "").unwrap());
+    assert!(!out.join("STOP").exists(), "a STOP file works once");
+    assert_code(&finish(run(1, &out, ENDLESS).arg("--max-hours=1e-9")), 75);
+    let last = stopped(3, &out, by_file + 1, user_signal);
+
+    let straight = directory.path().join("straight");
+    stopped(1, &straight, last, user_signal);
+    let saved = |run: &Path| -> Checkpoint {
+        without_timings(checkpoint::read(&checkpoint::epoch_file(run, last)).expect("every epoch is kept"))
+    };
+    assert_same(&saved(&straight), &saved(&out));
+}
+
+#[test]
+fn a_complete_run_is_left_alone_and_evaluate_repeats_its_test_result() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_code(&finish(&mut run(2, directory.path(), &["--epochs=6"])), 0);
+    let finished = final_without_timings(directory.path());
+    let again = finish(&mut run(2, directory.path(), &["--epochs=6"]));
+    assert_code(&again, 0);
+    assert!(text(&again).contains("the run is complete"), "{}", text(&again));
+    assert_same(&finished, &final_without_timings(directory.path()));
+
+    let file = path(directory.path(), "final.h5");
+    let found = json(&amlfs(&["evaluate", "--json", "--device=cpu", &file]));
+    for (name, value) in finished.test {
         assert_eq!(found[&name].as_f64().unwrap(), value);
     }
-    let output = finish(Command::new(AMLFS).args(["inspect", "--json"]).arg(&file));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = json(&amlfs(&["inspect", "--json", &file]));
     assert_eq!(found["history"].as_array().unwrap().len(), 6);
 }

@@ -1,11 +1,14 @@
 //! slurm/*.slurm without a Slurm: srun, mpirun, scontrol, df and amlfs are stand-ins.
 
+mod support;
+
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use support::until;
 use tempfile::TempDir;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -126,14 +129,6 @@ impl Job {
 
 fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
-}
-
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(30), "30 s, and still not: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

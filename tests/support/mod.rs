@@ -13,9 +13,13 @@ use amlfs::state::EpochRecord;
 
 pub const AMLFS: &str = env!("CARGO_BIN_EXE_amlfs");
 
-/// A search that takes seconds: 16 x 16 glyphs, ResNet-8, B = 4.
+/// Only what hangs takes so long, on any machine.
+const HANGS: Duration = Duration::from_secs(300);
+
+/// A search that takes seconds: 16 x 16 glyphs, ResNet-8, B = 4. On CPU, where the bits are promised.
 pub const SMALL: &[&str] = &[
     "--preset=demo",
+    "--device=cpu",
     "--threads=1",
     "--samples=4",
     "--set=search.sigma=0.2",
@@ -46,23 +50,36 @@ pub fn mpirun_program(ranks: usize, program: &Path) -> Command {
     command
 }
 
-/// Runs to the end, at most five minutes.
-pub fn finish(command: &mut Command) -> Output {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    wait(child, Duration::from_secs(300))
+/// Runs the program to its end, without a launcher.
+pub fn amlfs(arguments: &[&str]) -> Output {
+    finish(Command::new(AMLFS).args(arguments))
 }
 
-/// Waits for the end of a process; panics, and kills it, if it takes longer.
-pub fn wait(mut child: Child, limit: Duration) -> Output {
+/// Runs to the end.
+pub fn finish(command: &mut Command) -> Output {
+    wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts"))
+}
+
+/// Waits for the end of a process, which prints less than a pipe holds; panics, and kills it, if it hangs.
+pub fn wait(mut child: Child) -> Output {
     let start = Instant::now();
     while child.try_wait().expect("a child can be waited for").is_none() {
-        if start.elapsed() > limit {
+        if start.elapsed() > HANGS {
             let _ = child.kill();
-            panic!("still running after {limit:?}");
+            panic!("still running after {HANGS:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().expect("its output can be read")
+}
+
+/// Waits for something to happen; panics if it never does.
+pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < HANGS, "{HANGS:?}, and still not: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Says that a test could not be made here; straight to standard error, because cargo hides what passing tests print.
@@ -70,14 +87,44 @@ pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
+/// A path as an argument.
+pub fn path(directory: &Path, name: &str) -> String {
+    directory.join(name).to_str().unwrap().to_owned()
+}
+
+/// What a command that succeeded printed.
+pub fn json(output: &Output) -> serde_json::Value {
+    assert_code(output, 0);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {}", text(output)))
+}
+
 pub fn assert_code(output: &Output, code: i32) {
     let text = text(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
 }
 
+/// The error lines of the program itself; mpirun adds its own.
+pub fn errors(output: &Output) -> Vec<String> {
+    let text = text(output);
+    text.lines().filter(|line| line.starts_with("amlfs:") && line.contains("error: ")).map(String::from).collect()
+}
+
+pub fn assert_error(output: &Output, code: i32, what: &str) {
+    assert_code(output, code);
+    let errors = errors(output);
+    assert_eq!(errors.len(), 1, "one sentence: {}", text(output));
+    assert!(errors[0].contains(what), "'{}' lacks '{what}'", errors[0]);
+}
+
 /// Standard output and error, for messages.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Epochs that the newest checkpoint holds.
+pub fn saved_epochs(run: &Path) -> usize {
+    let newest = checkpoint::newest(run).unwrap();
+    newest.map_or(0, |file| file.file_stem().unwrap().to_str().unwrap()["epoch-".len()..].parse().unwrap())
 }
 
 /// The final checkpoint without what may differ between equal runs: timings and the number of ranks.
