@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Set-up, formatting, lints and every test. Everything in the release profile: one build for tests and program.
+# A test that fails after random kills prints its AMLFS_TEST_SEED; set to that, the same kills are drawn again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

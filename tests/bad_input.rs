@@ -5,10 +5,8 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use amlfs::checkpoint;
 use support::{
-    AMLFS, SMALL, assert_code, assert_error, assert_same, final_without_timings, finish, mpirun, mpirun_program,
-    skipped, text,
+    AMLFS, SMALL, assert_code, assert_error, assert_same, final_without_timings, finish, mpirun, mpirun_program, text,
 };
 
 fn search(ranks: usize, settings: &[&str]) -> Output {
@@ -131,31 +129,6 @@ fn a_run_directory_that_can_not_be_written_ends_with_1() {
     std::fs::write(directory.path().join("run"), "a file").unwrap();
     assert_error(&search(2, &[&out(directory.path())]), 1, "run: can't be created");
     assert_error(&search(2, &["--out=/proc/run"]), 1, "/proc/run: can't be created");
-}
-
-#[test]
-fn a_full_disk_ends_with_1_and_keeps_the_last_checkpoint() {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = directory.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1300k", "tmpfs"]).arg(&disk).output();
-    if !mount.is_ok_and(|output| output.status.success()) {
-        skipped("no permission to mount a small tmpfs");
-        return;
-    }
-    // a checkpoint of ResNet-8 takes 0.65 MB: the second or third does not fit
-    let settings = [out(&disk), "--set=run.keep=3".into()];
-    let output = search(2, &settings.each_ref().map(String::as_str));
-    let newest = checkpoint::newest(&disk.join("run")).unwrap();
-    let readable = newest.as_ref().map(|file| checkpoint::read(file));
-    let leftovers = std::fs::read_dir(disk.join("run"))
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
-    let leftovers = leftovers.count();
-    Command::new("umount").arg(&disk).status().unwrap();
-    assert_error(&output, 1, "No space left on device");
-    assert!(readable.is_some_and(|read| read.is_ok()), "the checkpoint before is whole: {newest:?}");
-    assert_eq!(leftovers, 0, "no temporary file is left");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 pub mod kill;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -80,11 +79,6 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
         assert!(start.elapsed() < HANGS, "{HANGS:?}, and still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Says that a test could not be made here; straight to standard error, because cargo hides what passing tests print.
-pub fn skipped(why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// A path as an argument.

@@ -1,0 +1,44 @@
+//! What needs data or rights that a machine may lack: data beside the checkout, a mount. With a harness of its own:
+//! the usual one can't report at run time that a test was ignored, and why.
+
+mod cifar10;
+mod full_disk;
+mod orl_faces;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs::File;
+use std::path::Path;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use zip::ZipArchive;
+
+/// Err: why the test can't be made here.
+type Possible<T = ()> = Result<T, String>;
+
+/// An archive of ../shared/data, if that is there.
+fn shared(name: &str) -> Possible<ZipArchive<File>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    let file = File::open(&path).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(ZipArchive::new(file).expect("a zip archive"))
+}
+
+macro_rules! trials {
+    ($($module:ident::$test:ident),* $(,)?) => {
+        vec![$(trial(concat!(stringify!($module), "::", stringify!($test)), $module::$test)),*]
+    };
+}
+
+fn trial(name: &str, test: fn() -> Possible) -> Trial {
+    Trial::ignorable_test(name, move || Ok(test().map_or_else(Completion::ignored_with, |()| Completion::Completed)))
+}
+
+fn main() {
+    let trials = trials![
+        cifar10::softmax_learns_and_a_search_runs,
+        full_disk::a_search_ends_with_1_and_keeps_the_last_checkpoint,
+        full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
+        orl_faces::real_faces_are_prepared_searched_and_measured,
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit()
+}
