@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::comm;
@@ -55,63 +55,71 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Built-in settings: cifar10, megaface, faces-small, market1501-spherereid (or -sft, -mgn), dukemtmc-spherereid (or
-    /// -sft, -mgn), demo
+    /// Built-in settings: cifar10, megaface, faces-small, market1501-spherereid (or -sft, -mgn), dukemtmc-spherereid
+    /// (or -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// TOML file with settings, over the preset's
+    /// A TOML file with settings, which override the preset's; repeatable, the last one wins. All keys and their
+    /// defaults are in src/presets/defaults.toml, and --dry-run prints them
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// One setting, over all others, for example search.sigma=0.3; repeatable
+    /// One setting by its key, for example search.sigma=0.3; overrides presets and files; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The run directory
+    /// The run's directory: checkpoints, metrics.csv and the log are written there. It must be new or empty, but for
+    /// --resume
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    /// Continue the run in --out if there is one with the same configuration
+    /// Go on with the run in --out from its newest checkpoint; its settings must be the same. Without a checkpoint
+    /// there, start anew
     #[arg(long)]
     pub resume: bool,
-    /// Print the configuration and the plan, and stop
+    /// Print every setting and the plan (steps, memory, files), and stop before training
     #[arg(long)]
     pub dry_run: bool,
-    /// data.path
+    /// The training data: for CIFAR-10 the directory of data_batch_1.bin, for faces and persons the file that amlfs
+    /// prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// model.init: ImageNet weights, .safetensors
+    /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// data.label_noise: share of replaced training labels
+    /// Share of the training labels to replace by wrong ones, 0 to 1; default: the preset's, 0 without one
+    /// (data.label_noise)
     #[arg(long, value_name = "SHARE")]
     label_noise: Option<f64>,
-    /// search.samples: B
+    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one
+    /// (search.samples)
     #[arg(long, value_name = "B")]
     samples: Option<usize>,
-    /// search.policy
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(POLICIES.iter().map(|kind| kind.name)))]
+    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one (search.policy)
+    #[arg(long, value_name = "NAME", value_parser = policies())]
     policy: Option<String>,
-    /// train.epochs
+    /// Epochs to train, those of earlier jobs included; default: the preset's, 200 without one (train.epochs)
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// run.seed
+    /// Seed of all random numbers; on CPU, equal seeds and threads give equal bits; default 1 (run.seed)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
-    /// run.threads per rank
+    /// CPU threads of each rank; default: the preset's, 1 without one (run.threads)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// run.device
+    /// What to compute on; auto: GPUs where there are any, else the CPU; default auto (run.device)
     #[arg(long, value_name = "KIND")]
     device: Option<DeviceKind>,
-    /// run.devices_per_rank
+    /// GPUs of each rank, 1 or 2, or on CPU copies of the network; a batch is split over them; default: as many as the
+    /// rank sees, at most 2, and 1 on CPU (run.devices_per_rank)
     #[arg(long, value_name = "N")]
     devices_per_rank: Option<usize>,
-    /// run.max_hours: stop in time with exit code 75
+    /// Hours after which this job must have ended: stops before a round that would not fit, with exit code 75; default:
+    /// no limit (run.max_hours)
     #[arg(long, value_name = "HOURS")]
     max_hours: Option<f64>,
 }
 
 #[derive(Args)]
 pub struct TrainArguments {
-    /// The loss
+    /// The fixed loss to train with
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FIXED_LOSSES.iter().map(|kind| kind.name)))]
     pub loss: String,
     #[command(flatten)]
@@ -132,15 +140,15 @@ pub struct EvaluateTestArguments {
     /// A checkpoint: final.h5 or epoch-*.h5
     #[arg(required = true)]
     pub file: Option<PathBuf>,
-    /// Where the data are now
+    /// The run's data, if they lie elsewhere now; default: where they were during the run
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Faces: the packed test file
+    /// For a run on faces: the packed file of other identities to measure on; default: the run's data.faces.test
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArguments,
-    /// JSON instead of a table
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
 }
@@ -159,13 +167,14 @@ pub enum EvaluateCommand {
 /// How to compute.
 #[derive(Args, Clone, Copy)]
 pub struct MachineArguments {
-    /// run.device
+    /// What to compute on; auto: GPUs where there are any, else the CPU; default: as in the run
     #[arg(long, value_name = "KIND")]
     pub device: Option<DeviceKind>,
-    /// run.devices_per_rank
+    /// GPUs of each rank, or on CPU copies of the network; default: as in the run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub devices_per_rank: Option<u8>,
-    /// run.threads and run.loader_threads
+    /// CPU threads that compute, and as many that read images; default: as in the run, or for megaface and reid this
+    /// rank's share of the machine's cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -186,7 +195,7 @@ pub struct MegafaceArguments {
     /// Checkpoint of the network that embeds the images
     #[arg(long, value_name = "FILE", conflicts_with = "features")]
     pub model: Option<PathBuf>,
-    /// Instead of images, read feature files IMAGE_ALGO.bin as the devkit has them
+    /// Instead of embedding images, read the devkit's feature files IMAGE_ALGO.bin of the algorithm ALGO
     #[arg(long, value_name = "ALGO")]
     pub features: Option<String>,
     /// Probes: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
@@ -195,26 +204,28 @@ pub struct MegafaceArguments {
     /// The devkit's facescrub_features_list.json; not with .h5
     #[arg(long, value_name = "FILE")]
     pub facescrub_list: Option<PathBuf>,
-    /// Distractors, in the same ways
+    /// Distractors: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
     #[arg(long, value_name = "PATH")]
     pub megaface: PathBuf,
-    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; not with .h5. With a single one (or .h5), smaller
-    /// sizes are its first 10, 100, 1000, ...
+    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; not with .h5. With a single one (or .h5),
+    /// smaller sizes are its first 10, 100, 1000, ...
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub megaface_list: Vec<PathBuf>,
-    /// Image names whose feature is replaced by its identity's centre in the refined figures
+    /// Text file of mislabelled probe images, a name per line: in the refined figures their feature is replaced by
+    /// their identity's centre
     #[arg(long, value_name = "FILE")]
     pub facescrub_noises: Option<PathBuf>,
-    /// Image names that are no distractors in the refined figures
+    /// Text file of distractor images that show a probe's person, a name per line: they are left out of the refined
+    /// figures
     #[arg(long, value_name = "FILE")]
     pub megaface_noises: Option<PathBuf>,
-    /// Also write the features as the devkit's files, below facescrub/ and megaface/
+    /// Also write the features there as the devkit's files, below facescrub/ and megaface/
     #[arg(long, value_name = "DIR", requires = "model")]
     pub write_features: Option<PathBuf>,
-    /// Directory for the devkit's cmc_*.json
+    /// Also write the results there as the devkit's cmc_*.json; default: only print them
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// JSON instead of a table
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -232,28 +243,28 @@ pub struct ReidArguments {
     /// Instead of a checkpoint: features, ids and cameras of the queries, .h5 or .npy (docs/format.md)
     #[arg(long, value_name = "FILE", requires = "gallery")]
     pub query: Option<PathBuf>,
-    /// The same of the gallery
+    /// Features, ids and cameras of the gallery, .h5 or .npy
     #[arg(long, value_name = "FILE", requires = "query")]
     pub gallery: Option<PathBuf>,
-    /// How features are compared; embeddings of a checkpoint are unit vectors, for which both rank alike
+    /// How features are compared: by their angle or by their distance
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Metric::Cosine)]
     pub metric: Metric,
-    /// Also re-rank with k-reciprocal encoding
+    /// Also re-rank with k-reciprocal encoding, and print both
     #[arg(long)]
     pub rerank: bool,
-    /// Of re-ranking: neighbours that may be reciprocal
+    /// Re-ranking's k1: how many nearest neighbours may be reciprocal
     #[arg(long, value_name = "N", default_value_t = 20, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
     pub k1: u16,
-    /// Of re-ranking: neighbours whose encodings are averaged
+    /// Re-ranking's k2: over how many nearest neighbours encodings are averaged
     #[arg(long, value_name = "N", default_value_t = 6, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
     pub k2: u16,
-    /// Of re-ranking: weight of the original distance, 0 to 1
+    /// Re-ranking's lambda: weight of the original distance, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "rerank", value_parser = parse_share)]
     pub lambda: f64,
-    /// Also write the features: query.h5 and gallery.h5 for --query and --gallery
+    /// Also write the features there, as query.h5 and gallery.h5: files for --query and --gallery
     #[arg(long, value_name = "DIR", requires = "model")]
     pub write_features: Option<PathBuf>,
-    /// JSON instead of a table
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -263,19 +274,19 @@ pub struct ReidArguments {
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("pairs").required(true).args(["bin", "images"])))]
 pub struct LfwArguments {
-    /// Checkpoint of the network
+    /// Checkpoint of the network that embeds the images
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// insightface's lfw.bin, agedb_30.bin, cfp_fp.bin ...
+    /// A set of pairs in one file: insightface's lfw.bin, agedb_30.bin, cfp_fp.bin ...
     #[arg(long, value_name = "FILE")]
     pub bin: Option<PathBuf>,
-    /// Directory of NAME/NAME_0001.jpg ..., aligned
+    /// Or a directory of aligned images NAME/NAME_0001.jpg ..., with --pairs
     #[arg(long, value_name = "DIR", requires = "pairs_file")]
     pub images: Option<PathBuf>,
-    /// pairs.txt
+    /// LFW's pairs.txt: which images to compare
     #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images")]
     pub pairs: Option<PathBuf>,
-    /// JSON instead of a table
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -294,23 +305,26 @@ pub enum PrepareCommand {
 
 #[derive(Args)]
 pub struct PrepareFacesArguments {
+    /// A directory with a subdirectory of images per identity, or one with train.rec, train.idx and property
     pub source: PathBuf,
-    /// The packed file
+    /// The packed file to write; if it was interrupted, the same command goes on
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Height x width of the stored images
+    /// Height x width of the stored images in pixels
     #[arg(long, value_name = "HxW", default_value = "112x96", value_parser = parse_size)]
     pub size: (usize, usize),
-    /// Encoded images take a tenth of the space, raw ones no time to decode
+    /// How images are stored: encoded ones take a tenth of the space, raw ones no time to decode
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Store::Jpeg)]
     pub store: Store,
-    /// Names of identities to leave out, one per line: directory names, or labels of a .rec without train.lst
+    /// Text file of identities to leave out, one per line: directory names, or labels of a .rec without train.lst;
+    /// repeatable
     #[arg(long, value_name = "FILE")]
     pub exclude: Vec<PathBuf>,
-    /// Share of the images that may be undecodable; they are left out and listed
+    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, nothing is written
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,
-    /// Worker threads; default: one per core
+    /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -319,13 +333,14 @@ pub struct PrepareFacesArguments {
 pub struct PrepareReidArguments {
     /// Directory with bounding_box_train, query and bounding_box_test, or the one above it
     pub source: PathBuf,
-    /// The packed file
+    /// The packed file to write; if it was interrupted, the same command goes on
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Share of the images that may be undecodable; they are left out and listed
+    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, nothing is written
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,
-    /// Worker threads; default: one per core
+    /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -341,21 +356,24 @@ pub enum TreeLayout {
 
 #[derive(Args)]
 pub struct PrepareGlyphsArguments {
-    /// The directory to make
+    /// The directory to make; it must not be there yet
     pub out: PathBuf,
+    /// Which data set the directory resembles
     #[arg(long, value_enum, default_value_t = TreeLayout::Faces)]
     pub layout: TreeLayout,
+    /// How many identities there are; each is a glyph of its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100_000))]
     pub identities: u32,
-    /// Images of each identity
+    /// How many images each identity has
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub images: u32,
-    /// Height x width; default: 112x96, 128x64 for market
+    /// Height x width of the images in pixels; default: 112x96, for market 128x64
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<(usize, usize)>,
-    /// 0 (clean) to 1 (hardly readable)
+    /// How hard the glyphs are to read: 0 (clean) to 1 (hardly readable)
     #[arg(long, default_value_t = 0.3)]
     pub difficulty: f64,
+    /// Seed of the glyphs and their images: equal seeds give equal files
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -370,12 +388,12 @@ pub enum ExportCommand {
 
 #[derive(Args)]
 pub struct ExportEmbeddingsArguments {
-    /// Checkpoint of the network
+    /// Checkpoint of the network that embeds the images
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// Directory of images, in a directory per identity
     pub images: PathBuf,
-    /// .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
+    /// File to write: .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     #[command(flatten)]
@@ -384,9 +402,10 @@ pub struct ExportEmbeddingsArguments {
 
 #[derive(Args)]
 pub struct ExportWeightsArguments {
-    /// A checkpoint
+    /// Checkpoint of the network: final.h5 or epoch-*.h5
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
+    /// The .safetensors file to write; it must not be there yet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
@@ -405,10 +424,15 @@ fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
 
 #[derive(Args)]
 pub struct InspectArguments {
+    /// A checkpoint: final.h5 or epoch-*.h5
     pub file: PathBuf,
-    /// JSON instead of a table; everything but the tensors' numbers
+    /// Print JSON instead of a table: everything but the tensors' numbers
     #[arg(long)]
     pub json: bool,
+}
+
+fn policies() -> PossibleValuesParser {
+    PossibleValuesParser::new(POLICIES.iter().map(|kind| PossibleValue::new(kind.name).help(kind.about)))
 }
 
 /// Parses the command line; ends the process for usage errors, --help and --version. Only one rank speaks.

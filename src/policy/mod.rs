@@ -32,19 +32,19 @@ use crate::state::PolicyState;
 pub const POLICIES: &[PolicyKind] = &[
     PolicyKind {
         name: "reinforce",
-        about: "the paper's",
+        about: "the paper's: independent draws, Adam along the gradient",
         pairs: false,
         new: |start| Box::new(reinforce::Reinforce::new(start)),
     },
     PolicyKind {
         name: "fixed",
-        about: "sample, never update",
+        about: "draws, but never learns: a control",
         pairs: false,
         new: |start| Box::new(fixed::Fixed::new(start)),
     },
     PolicyKind {
         name: "mirrored",
-        about: "antithetic pairs",
+        about: "draws in pairs around the mean; needs an even number of samples",
         pairs: true,
         new: |start| Box::new(mirrored::Mirrored::new(start)),
     },
