@@ -120,7 +120,7 @@ pub struct RunArguments {
 #[derive(Args)]
 pub struct TrainArguments {
     /// The fixed loss to train with
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FIXED_LOSSES.iter().map(|kind| kind.name)))]
+    #[arg(long, value_name = "NAME", value_parser = losses())]
     pub loss: String,
     #[command(flatten)]
     pub run: RunArguments,
@@ -429,6 +429,12 @@ pub struct InspectArguments {
     /// Print JSON instead of a table: everything but the tensors' numbers
     #[arg(long)]
     pub json: bool,
+}
+
+/// The searched loss too: `train` says why it is not for it.
+fn losses() -> PossibleValuesParser {
+    let fixed = FIXED_LOSSES.iter().map(|kind| PossibleValue::new(kind.name));
+    PossibleValuesParser::new(fixed.chain([PossibleValue::new("unified").hide(true)]))
 }
 
 fn policies() -> PossibleValuesParser {

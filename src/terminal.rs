@@ -131,12 +131,14 @@ pub fn epoch_header() -> String {
 pub fn epoch_row(epoch: usize, record: &EpochRecord) -> String {
     let cell = |column: &Column<EpochRecord>| {
         let &Shown { width, digits, scientific, .. } = column.shown.as_ref()?;
+        // the space stays where a number is wider than its column
+        let width = width - 1;
         Some(match column.value {
-            Value::Number { get, .. } if scientific => format!("{:width$.digits$e}", get(record)),
-            Value::Number { get, .. } => format!("{:width$.digits$}", get(record)),
+            Value::Number { get, .. } if scientific => format!(" {:width$.digits$e}", get(record)),
+            Value::Number { get, .. } => format!(" {:width$.digits$}", get(record)),
             // an index that is not there
-            Value::Count { get, .. } if get(record) < 0 => format!("{:>width$}", "-"),
-            Value::Count { get, .. } => format!("{:width$}", get(record)),
+            Value::Count { get, .. } if get(record) < 0 => format!(" {:>width$}", "-"),
+            Value::Count { get, .. } => format!(" {:width$}", get(record)),
         })
     };
     let cells: String = EPOCH_COLUMNS.iter().filter_map(cell).collect();
@@ -170,5 +172,7 @@ mod tests {
             epoch_row(12, &record),
             "    12  1.0e-1      0.2500  0.2500  0.2500     -    0.000  0.000      2.5000      1234      4.00     0.00     1.50   0.000   0.000  1 failed"
         );
+        let diverged = EpochRecord { delta_norm: 123456789.0, ..record };
+        assert!(epoch_row(1, &diverged).contains(" 0.000 123456789.000 "), "{}", epoch_row(1, &diverged));
     }
 }

@@ -40,6 +40,9 @@ fn settings(arguments: &RunArguments, loss: Option<&str>) -> Result<(Config, Vec
             "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME",
         ));
     }
+    if loss.is_some() && searched {
+        return Err(Error::config("--loss unified: this loss is searched, not trained with; leave 'train' out"));
+    }
     tch::set_num_threads(config.run.threads as i32);
     let devices = device::choose(&config.run)?;
     Ok((config, devices))
