@@ -24,7 +24,7 @@ impl Set {
         let mut set = Set { features: Vec::new(), ids: Vec::new(), cameras: Vec::new() };
         for _ in 0..count {
             let id = below(ids + 1) - 1;
-            let mut centre = generator(id as u64 + 77);
+            let mut centre = generator((id as u64).wrapping_add(77));
             (0..DIMENSIONS).for_each(|_| set.features.push(feature(centre(1 << 20), below(1 << 20))));
             set.ids.push(id);
             set.cameras.push(below(cameras));
