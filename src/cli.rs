@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::comm;
-use crate::config::{Config, DeviceKind, Layers, Run};
+use crate::config::{Config, DeviceKind, Layers, MOST_LOADER_THREADS, Run};
 use crate::data::Store;
 use crate::error::Result;
 use crate::eval::retrieval::Metric;
@@ -185,7 +185,7 @@ impl MachineArguments {
         run.devices_per_rank = self.devices_per_rank.map(Into::into).or(run.devices_per_rank);
         if let Some(threads) = self.threads {
             run.threads = threads.into();
-            run.loader_threads = usize::from(threads).min(256);
+            run.loader_threads = usize::from(threads).min(MOST_LOADER_THREADS);
         }
     }
 }

@@ -12,6 +12,8 @@ pub type Problem = (&'static str, String);
 
 pub type Check = std::result::Result<(), Problem>;
 
+/// Of `run.loader_threads`. A rank may compute with more threads than may read images.
+pub const MOST_LOADER_THREADS: usize = 256;
 pub const NO_MARGIN: &str = "left out: this loss has no margin";
 
 pub fn ensure(ok: bool, key: &'static str, allowed: &str) -> Check {
@@ -27,12 +29,25 @@ fn two_within(key: &'static str, values: [usize; 2], range: RangeInclusive<usize
     ensure(fit, key, &format!("two numbers, {} to {}", range.start(), range.end()))
 }
 
+/// 1 to 2 to the power of `most`, and says it in this way.
+fn up_to_power_of_2(key: &'static str, value: usize, most: u32) -> Check {
+    ensure((1..=1 << most).contains(&value), key, &format!("1 to 2^{most}"))
+}
+
+fn at_least_1(key: &'static str, value: usize) -> Check {
+    ensure(value >= 1, key, "at least 1")
+}
+
+fn either<T: PartialEq + Display>(key: &'static str, value: T, one: T, other: T) -> Check {
+    ensure(value == one || value == other, key, &format!("{one} or {other}"))
+}
+
 fn above_0(key: &'static str, value: f64) -> Check {
     ensure(value.is_finite() && value > 0.0, key, "above 0")
 }
 
-fn at_least<T: PartialOrd + Display + Into<f64> + Copy>(key: &'static str, value: T, least: T) -> Check {
-    ensure(value.into().is_finite() && value >= least, key, &format!("at least {least}"))
+fn at_least(key: &'static str, value: f64, least: f64) -> Check {
+    ensure(value.is_finite() && value >= least, key, &format!("at least {least}"))
 }
 
 fn from_0_below_1(key: &'static str, value: f64) -> Check {
@@ -76,7 +91,7 @@ fn check_data(data: &Data) -> Check {
     let fraction = data.validation_fraction;
     ensure(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "between 0 and 1, both excluded")?;
     from_0_below_1("data.label_noise", data.label_noise)?;
-    ensure(data.crop_padding <= 64, "data.crop_padding", "at most 64")?;
+    within("data.crop_padding", data.crop_padding, 0..=64)?;
     within("data.erasing", data.erasing, 0.0..=1.0)?;
     let faces = &data.faces;
     two_within("data.faces.size", faces.size, 16..=1024)?;
@@ -89,8 +104,8 @@ fn check_data(data: &Data) -> Check {
 fn check_glyphs(glyphs: &Glyphs) -> Check {
     within("data.glyphs.classes", glyphs.classes, 2..=100_000)?;
     ensure(glyphs.train_images >= 2 * glyphs.classes, "data.glyphs.train_images", "at least two for each class")?;
-    ensure(glyphs.train_images <= 1 << 31, "data.glyphs.train_images", "at most 2^31")?;
-    ensure((1..=1 << 31).contains(&glyphs.test_images), "data.glyphs.test_images", "1 to 2^31")?;
+    up_to_power_of_2("data.glyphs.train_images", glyphs.train_images, 31)?;
+    up_to_power_of_2("data.glyphs.test_images", glyphs.test_images, 31)?;
     within("data.glyphs.image_size", glyphs.image_size, 16..=512)?;
     within("data.glyphs.difficulty", glyphs.difficulty, 0.0..=1.0)
 }
@@ -116,7 +131,7 @@ fn check_model(model: &Model, kind: DataKind) -> Check {
         _ => ensure(!for_reid, "model.name", "resnet-cifar or sphereface: the others are for data.kind = \"reid\"")?,
     }
     above_0_at_most("model.width", model.width, 4.0)?;
-    ensure([1, 2].contains(&model.last_stride), "model.last_stride", "1 or 2")?;
+    either("model.last_stride", model.last_stride, 1, 2)?;
     let depth = model.depth;
     ensure((8..=1202).contains(&depth) && depth % 6 == 2, "model.depth", "6n + 2: 8, 14, 20, 32, 56 ...")
 }
@@ -156,13 +171,13 @@ fn check_search(search: &Search, policy: &PolicyKind) -> Check {
     at_least("search.learning_rate", search.learning_rate, 0.0)?;
     let betas = search.betas.iter().all(|beta| (0.0..1.0).contains(beta));
     ensure(betas, "search.betas", "two numbers at least 0 and below 1")?;
-    ensure(search.round_epochs >= 1, "search.round_epochs", "at least 1")
+    at_least_1("search.round_epochs", search.round_epochs)
 }
 
 fn check_train(train: &Train) -> Check {
     within("train.epochs", train.epochs, 1..=100_000)?;
     if let Some(iterations) = train.epoch_iterations {
-        ensure((1..=1 << 30).contains(&iterations), "train.epoch_iterations", "1 to 2^30")?;
+        up_to_power_of_2("train.epoch_iterations", iterations, 30)?;
     }
     within("train.batch_size", train.batch_size, 1..=1 << 20)?;
     above_0("train.learning_rate", train.learning_rate)?;
@@ -175,8 +190,48 @@ fn check_train(train: &Train) -> Check {
 
 fn check_run(run: &Run) -> Check {
     within("run.threads", run.threads, 1..=1024)?;
-    within("run.loader_threads", run.loader_threads, 1..=256)?;
-    ensure(run.devices_per_rank.is_none_or(|n| (1..=2).contains(&n)), "run.devices_per_rank", "1 or 2")?;
-    ensure(run.keep >= 1, "run.keep", "at least 1")?;
+    within("run.loader_threads", run.loader_threads, 1..=MOST_LOADER_THREADS)?;
+    run.devices_per_rank.map_or(Ok(()), |devices| either("run.devices_per_rank", devices, 1, 2))?;
+    at_least_1("run.keep", run.keep)?;
     run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(check: Check, why: &str) {
+        assert_eq!(check, Err(("a.key", why.to_owned())));
+    }
+
+    #[test]
+    fn a_range_says_itself_in_words_and_holds_its_ends() {
+        for inside in [16, 1024] {
+            assert_eq!(within("a.key", inside, 16..=1024), Ok(()));
+        }
+        for outside in [15, 1025] {
+            refused(within("a.key", outside, 16..=1024), "must be 16 to 1024");
+        }
+        refused(two_within("a.key", [16, 15], 16..=1024), "must be two numbers, 16 to 1024");
+        assert_eq!(up_to_power_of_2("a.key", 1 << 31, 31), Ok(()));
+        refused(up_to_power_of_2("a.key", 0, 31), "must be 1 to 2^31");
+        refused(up_to_power_of_2("a.key", (1 << 31) + 1, 31), "must be 1 to 2^31");
+        refused(at_least_1("a.key", 0), "must be at least 1");
+        refused(either("a.key", 3, 1, 2), "must be 1 or 2");
+        refused(above_0("a.key", 0.0), "must be above 0");
+        refused(at_least("a.key", 0.9, 1.0), "must be at least 1");
+        refused(from_0_below_1("a.key", 1.0), "must be at least 0 and below 1");
+        refused(above_0_at_most("a.key", 4.1, 4.0), "must be above 0 and at most 4");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_in_no_range() {
+        for value in [f64::NAN, f64::INFINITY] {
+            assert!(within("a.key", value, 0.0..=1.0).is_err());
+            assert!(above_0("a.key", value).is_err());
+            assert!(at_least("a.key", value, 0.0).is_err());
+            assert!(from_0_below_1("a.key", value).is_err());
+            assert!(above_0_at_most("a.key", value, 1.0).is_err());
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod check;
 mod layers;
 mod typed;
 
+pub use check::MOST_LOADER_THREADS;
 pub use layers::Layers;
 pub use typed::{
     DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch, Run,
@@ -144,5 +145,36 @@ impl Config {
 
     pub fn typed(&self) -> &TypedConfig {
         &self.typed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `amlfs train --preset demo --loss arcface` wrote it before there was a `TypedConfig`.
+    const STORED: &str = include_str!("stored.toml");
+
+    #[test]
+    fn a_stored_configuration_is_read_and_written_byte_for_byte() {
+        assert_eq!(TypedConfig::from_toml(STORED).unwrap().resolve().unwrap().to_toml(), STORED);
+    }
+
+    #[test]
+    fn what_a_loss_leaves_out_is_filled_in() {
+        let mut typed = TypedConfig::from_toml(STORED).unwrap();
+        (typed.loss.margin, typed.loss.head) = (None, None);
+        assert_eq!(typed.resolve().unwrap().to_toml(), STORED);
+    }
+
+    #[test]
+    fn a_stored_configuration_that_cannot_be_used_says_why() {
+        let error = |text: String| TypedConfig::from_toml(&text).unwrap().resolve().unwrap_err().to_string();
+        assert_eq!(
+            error(STORED.replace("margin = 0.5", "margin = 1.6")),
+            "the stored configuration can't be used: loss.margin: must be at least 0 and below pi/2 (radians)"
+        );
+        let unknown = error(STORED.replace("\"arcface\"", "\"arcfaec\""));
+        assert!(unknown.contains("loss.name: unknown name, expected one of `unified`, `softmax`, "), "{unknown}");
     }
 }

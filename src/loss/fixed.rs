@@ -199,6 +199,31 @@ mod tests {
     }
 
     #[test]
+    fn names_are_unique_and_every_margin_allows_its_default() {
+        for (i, kind) in FIXED_LOSSES.iter().enumerate() {
+            assert!(FIXED_LOSSES[..i].iter().all(|other| other.name != kind.name), "{}", kind.name);
+            assert!(kind.margin.as_ref().is_none_or(|margin| (margin.allows)(margin.default)), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn margins_hold_the_ends_of_their_ranges() {
+        for (name, allowed, refused) in [
+            ("l-softmax", [1.0, 8.0], [0.0, 9.0]),
+            ("a-softmax", [1.0, 8.0], [0.0, 2.5]),
+            ("am-softmax", [0.0, 1.99], [-0.1, 2.0]),
+            ("cosface", [0.0, 1.99], [-0.1, 2.0]),
+            ("arcface", [0.0, 1.57], [-0.1, PI / 2.0]),
+            ("focal", [0.0, 10.0], [-0.1, 10.1]),
+        ] {
+            let kind = FIXED_LOSSES.iter().find(|kind| kind.name == name).unwrap();
+            let Margin { allows, range, .. } = kind.margin.as_ref().unwrap();
+            assert!(allowed.into_iter().all(allows), "{name}: {range}");
+            assert!(!refused.into_iter().chain([f64::NAN]).any(allows), "{name}: {range}");
+        }
+    }
+
+    #[test]
     fn targets_equal_their_closed_forms() {
         check(FixedLoss::Softmax, 0, f64::cos);
         check(FixedLoss::AmSoftmax { m: 0.35 }, 0, |theta| theta.cos() - 0.35);
