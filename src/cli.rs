@@ -84,15 +84,16 @@ pub struct RunArguments {
     /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Share of the training labels to replace by wrong ones, 0 to 1; default: the preset's, 0 without one
-    /// (data.label_noise)
+    /// Share of the training labels to replace by wrong ones, at least 0 and below 1; default: the preset's, 0
+    /// without one (data.label_noise)
     #[arg(long, value_name = "SHARE")]
     label_noise: Option<f64>,
-    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one
-    /// (search.samples)
+    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one;
+    /// amlfs train always has 1 (search.samples)
     #[arg(long, value_name = "B")]
     samples: Option<usize>,
-    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one (search.policy)
+    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one;
+    /// amlfs train ignores it (search.policy)
     #[arg(long, value_name = "NAME", value_parser = policies())]
     policy: Option<String>,
     /// Epochs to train, those of earlier jobs included; default: the preset's, 200 without one (train.epochs)
@@ -107,8 +108,8 @@ pub struct RunArguments {
     /// What to compute on; auto: GPUs where there are any, else the CPU; default auto (run.device)
     #[arg(long, value_name = "KIND")]
     device: Option<DeviceKind>,
-    /// GPUs of each rank, 1 or 2, or on CPU copies of the network; a batch is split over them; default: as many as the
-    /// rank sees, at most 2, and 1 on CPU (run.devices_per_rank)
+    /// GPUs of each rank, 1 or 2, or copies of the network on the CPU; a batch is split over them; default: as many
+    /// as the rank sees, at most 2, and 1 on CPU (run.devices_per_rank)
     #[arg(long, value_name = "N")]
     devices_per_rank: Option<usize>,
     /// Hours after which this job must have ended: stops before a round that would not fit, with exit code 75; default:
@@ -170,7 +171,7 @@ pub struct MachineArguments {
     /// What to compute on; auto: GPUs where there are any, else the CPU; default: as in the run
     #[arg(long, value_name = "KIND")]
     pub device: Option<DeviceKind>,
-    /// GPUs of each rank, or on CPU copies of the network; default: as in the run
+    /// GPUs of each rank, 1 or 2, or copies of the network on the CPU; default: as in the run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub devices_per_rank: Option<u8>,
     /// CPU threads that compute, and as many that read images; default: as in the run, or for megaface and reid this
