@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use amlfs::checkpoint::{self, Checkpoint};
-use amlfs::state::EpochRecord;
+use amlfs::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, Value};
 
 pub const AMLFS: &str = env!("CARGO_BIN_EXE_amlfs");
 
@@ -129,16 +129,18 @@ pub fn final_without_timings(directory: &Path) -> Checkpoint {
 pub fn without_timings(mut found: Checkpoint) -> Checkpoint {
     found.info.ranks = 0;
     for record in &mut found.history {
-        let EpochRecord { images_per_second, seconds, wait_seconds, exchange_seconds, checkpoint_seconds, .. } = record;
-        for timing in [images_per_second, seconds, wait_seconds, exchange_seconds, checkpoint_seconds] {
-            *timing = 0.0;
-        }
-        for sample in &mut record.samples {
-            sample.train_seconds = 0.0;
-            sample.validation_seconds = 0.0;
-        }
+        clear_timings(EPOCH_COLUMNS, record);
+        record.samples.iter_mut().for_each(|sample| clear_timings(SAMPLE_COLUMNS, sample));
     }
     found
+}
+
+fn clear_timings<R>(columns: &[Column<R>], record: &mut R) {
+    for column in columns.iter().filter(|column| ["s", "1/s"].contains(&column.units)) {
+        if let Value::Number { set: Some(set), .. } = column.value {
+            set(record, 0.0);
+        }
+    }
 }
 
 /// Equal to the last bit, NaN included.
