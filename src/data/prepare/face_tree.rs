@@ -36,12 +36,16 @@ impl FaceTree {
                 let pixels = rows.flat_map(|row| &row[3 * left..3 * (left + width)]).copied().collect();
                 let path = directory.join(format!("{number:03}.jpg"));
                 let image = RgbImage::from_raw(width as u32, height as u32, pixels);
-                let jpeg = decode::to_jpeg(&image.expect("as many pixels as it has"));
-                let jpeg = jpeg.map_err(|why| Error::file(&path, why))?;
-                fs::write(&path, jpeg).map_err(|why| Error::file(&path, why))?;
+                write_jpeg(&path, &image.expect("as many pixels as it has"))?;
             }
             progress(identity + 1);
         }
         Ok(())
     }
+}
+
+/// An image of a generated tree.
+pub(super) fn write_jpeg(path: &Path, image: &RgbImage) -> Result<()> {
+    let jpeg = decode::to_jpeg(image).map_err(|why| Error::file(path, why))?;
+    fs::write(path, jpeg).map_err(|why| Error::file(path, why))
 }

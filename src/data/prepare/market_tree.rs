@@ -6,7 +6,8 @@ use std::path::Path;
 use image::RgbImage;
 use rand::RngExt;
 
-use crate::data::{Glyphs, decode, resize};
+use super::face_tree::write_jpeg;
+use crate::data::{Glyphs, resize};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, rng};
 
@@ -28,7 +29,8 @@ pub struct MarketTree {
 
 impl MarketTree {
     /// Writes bounding_box_train, query and bounding_box_test below `out`. Besides, the gallery has a distractor (person
-    /// 0) and an image of junk (-1) for every ten images, of other glyphs, and Thumbs.db. `progress` hears how many identities are done.
+    /// 0) and an image of junk (-1) for every ten images, of other glyphs, and Thumbs.db. `progress` hears how many
+    /// identities are done.
     ///
     /// Errors: a file that can't be written; fewer than two images of each identity; more glyphs than there are.
     pub fn write(&self, out: &Path, progress: &mut dyn FnMut(usize)) -> Result<()> {
@@ -50,7 +52,7 @@ impl MarketTree {
         let painter = self.painter(classes);
         let write = |directory: &str, person: &str, class: usize, camera: usize, number: usize| {
             let name = format!("{person}_c{}s1_{number:06}_00.jpg", camera + 1);
-            painter.write(&out.join(directory).join(name), class, camera, number)
+            write_jpeg(&out.join(directory).join(name), &painter.image(class, camera, number))
         };
         for identity in 0..self.identities {
             let person = format!("{:04}", identity + 1);
@@ -73,8 +75,7 @@ impl MarketTree {
             write("bounding_box_test", person, class, other % CAMERAS, other)?;
         }
         let thumbs = out.join("bounding_box_test/Thumbs.db");
-        fs::write(&thumbs, b"no image").map_err(|why| Error::file(&thumbs, why))?;
-        Ok(())
+        fs::write(&thumbs, b"no image").map_err(|why| Error::file(&thumbs, why))
     }
 
     fn painter(&self, classes: usize) -> Painter {
@@ -94,11 +95,6 @@ struct Painter {
 }
 
 impl Painter {
-    fn write(&self, path: &Path, class: usize, camera: usize, number: usize) -> Result<()> {
-        let jpeg = decode::to_jpeg(&self.image(class, camera, number)).map_err(|why| Error::file(path, why))?;
-        fs::write(path, jpeg).map_err(|why| Error::file(path, why))
-    }
-
     /// The glyph, squeezed into the shape of a person, as the camera shows it.
     fn image(&self, class: usize, camera: usize, number: usize) -> RgbImage {
         let side = self.glyphs.size() as u32;
