@@ -322,7 +322,7 @@ pub struct PrepareFacesArguments {
     #[arg(long, value_name = "FILE")]
     pub exclude: Vec<PathBuf>,
     /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
-    /// are more, nothing is written
+    /// are more, the file is not made
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core
@@ -338,7 +338,7 @@ pub struct PrepareReidArguments {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
-    /// are more, nothing is written
+    /// are more, the file is not made
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core

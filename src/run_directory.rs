@@ -53,7 +53,7 @@ impl RunDirectory {
             }
             self.check_config(config)?;
         }
-        self.write("config.toml", config.to_toml().as_bytes())?;
+        atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
         terminal::log_to(&self.path.join("run.log"))?;
         if self.final_file().exists() {
             return Ok(Found::Finished);
@@ -102,7 +102,7 @@ impl RunDirectory {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let rows: csv::Result<()> = changes.iter().try_for_each(|change| writer.serialize(change));
         rows.map_err(|why| Error::file(&path, why))?;
-        self.write("label-noise.csv", &writer.into_inner().map_err(|why| Error::file(&path, why))?)
+        atomic_file::write_bytes(&path, &writer.into_inner().map_err(|why| Error::file(&path, why))?)
     }
 
     /// metrics.csv: a row per epoch. Written whole each time, so that it never disagrees with the checkpoint.
@@ -119,12 +119,7 @@ impl RunDirectory {
             let row = [(i + 1).to_string()].into_iter().chain(figures).chain(record.mu.iter().map(f64::to_string));
             writer.write_record(row).map_err(failed)?;
         }
-        self.write("metrics.csv", &writer.into_inner().map_err(|why| Error::file(&path, why))?)
-    }
-
-    /// Replaces a small file as a whole.
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        atomic_file::write_bytes(&self.path.join(name), bytes)
+        atomic_file::write_bytes(&path, &writer.into_inner().map_err(|why| Error::file(&path, why))?)
     }
 }
 

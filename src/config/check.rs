@@ -12,7 +12,7 @@ pub type Problem = (&'static str, String);
 
 pub type Check = std::result::Result<(), Problem>;
 
-/// Of `run.loader_threads`. A rank may compute with more threads than may read images.
+/// The most that `run.loader_threads` may be. A rank may compute with more threads than may read images.
 pub const MOST_LOADER_THREADS: usize = 256;
 pub const NO_MARGIN: &str = "left out: this loss has no margin";
 

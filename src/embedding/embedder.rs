@@ -24,7 +24,7 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Of a run on faces. Errors: the run is on something else, or its checkpoint of another network.
+    /// The network of a run on faces. Errors: the run is on something else, or its checkpoint of another network.
     pub fn faces(run: StoredRun) -> Result<Embedder> {
         match run.config.data.source.clone() {
             Source::Faces { path, settings } => Embedder::new(run, settings.size, Normalisation::FACES, path),
@@ -32,7 +32,7 @@ impl Embedder {
         }
     }
 
-    /// Of a run on persons. Errors: as of `faces`.
+    /// The network of a run on persons. Errors: those of `faces`.
     pub fn persons(run: StoredRun) -> Result<Embedder> {
         match run.config.data.source.clone() {
             Source::Reid { path, settings } => Embedder::new(run, settings.size, Normalisation::REID, path),

@@ -41,7 +41,7 @@ impl StoredRun {
         checkpoint::from_named(&self.tensors, specs).map_err(|why| self.unfit(why))
     }
 
-    /// Of one of the checkpoint's tensors. Error: it has none of this name.
+    /// The shape of the checkpoint's tensor of this name. Error: it has none.
     pub fn shape(&self, tensor: &str) -> Result<&[usize]> {
         let found = self.tensors.iter().find(|found| found.path == tensor);
         found.map(|found| &found.shape[..]).ok_or_else(|| self.unfit(format!("it has no tensor {tensor}")))

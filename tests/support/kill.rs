@@ -47,7 +47,8 @@ fn seed() -> u64 {
 struct Kill {
     /// Epochs to be saved first, since the start.
     epochs: usize,
-    /// Of the time that one epoch takes, or, before the first is saved, the start and one epoch.
+    /// How long to wait then, as a share of the time that one epoch takes, or, before the first is saved, of the start and
+    /// one epoch.
     share: f64,
     rank: usize,
 }

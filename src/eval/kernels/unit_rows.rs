@@ -12,12 +12,13 @@ pub fn normalise_rows(features: &Tensor, first: usize) -> Result<Tensor> {
         .map_err(|(row, norm)| Error::failed(format!("features of row {}: their norm is {norm}", first + row)))
 }
 
-/// The same of what a network has made: `None` if a row's norm is zero or not finite, which a failed network's are.
+/// Does the same with features that a network has just made. `None`: a row's norm is zero or not finite, which tells that
+/// the network has failed.
 pub fn unit_rows(features: &Tensor) -> Result<Option<Tensor>> {
     Ok(divided(features)?.ok())
 }
 
-/// Or the first row that has no direction, and its norm.
+/// The unit rows, or the number and the norm of the first row that has no direction.
 fn divided(features: &Tensor) -> Result<std::result::Result<Tensor, (usize, f32)>> {
     check_matrix(features, "features")?;
     let norms = features.norm_scalaropt_dim(2, [1i64].as_slice(), true);
