@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use amlfs::loss::{Head, HeadKind, Space, TauWeights, Unified};
+use amlfs::loss::{Head, HeadKind, Space, SpaceKind, TauWeights, Unified};
 
 const SCALE: f64 = 30.0;
 
@@ -26,9 +26,9 @@ fn heads(criterion: &mut Criterion) {
         let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let (features, weights) = (random([examples, dimensions]), random([classes, dimensions]));
         let labels = Tensor::randint(classes, [examples], (Kind::Int64, Device::Cpu));
-        let mut theta = Space { intervals: 6 }.identity();
+        let mut theta = Space { kind: SpaceKind::Lines, intervals: 6 }.identity();
         theta.iter_mut().enumerate().for_each(|(i, x)| *x += 0.01 * i as f64);
-        let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+        let loss = Unified::lines(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
         let head = Head { kind: HeadKind::Normalised, scale: SCALE };
 
         let mut group = criterion.benchmark_group(format!("{examples} x {dimensions} x {classes}, {threads} threads"));

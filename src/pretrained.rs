@@ -29,10 +29,12 @@ pub fn load(path: &Path, specs: &[TensorSpec], state: &mut [f32]) -> Result<Init
     })?;
     let mut report = InitReport { found: 0, missing: Vec::new() };
     for spec in specs {
-        let Some(name) = spec.path.strip_prefix("model/") else { continue };
+        // with an average there are two: it, and the weights that training goes on with
+        let Some((group @ ("model" | "last"), name)) = spec.path.split_once('/') else { continue };
+        let counts = group == "model";
         let tensor = name.split_once('.').and_then(|(_, name)| file.tensor(name).ok());
         let Some(tensor) = tensor else {
-            report.missing.push(name.to_owned());
+            report.missing.extend(counts.then(|| name.to_owned()));
             continue;
         };
         if tensor.dtype() != Dtype::F32 || tensor.shape() != spec.shape {
@@ -46,7 +48,7 @@ pub fn load(path: &Path, specs: &[TensorSpec], state: &mut [f32]) -> Result<Init
             return Err(Error::file(path, format!("{name} has a number that is not finite")));
         }
         spec.write(&values, state);
-        report.found += 1;
+        report.found += usize::from(counts);
     }
     match report.found {
         0 => Err(Error::file(path, "none of its tensors has a name of the network's")),

@@ -30,6 +30,7 @@ pub enum Purpose {
     Dropout = 9,
     /// Looks of generated cameras; counters: camera.
     Cameras = 10,
+    Chance = 11,
 }
 
 /// The generator of (seed, purpose, counters). ChaCha8 keyed with all of them: distinct inputs give independent

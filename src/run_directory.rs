@@ -106,13 +106,13 @@ impl RunDirectory {
     }
 
     /// metrics.csv: a row per epoch. Written whole each time, so that it never disagrees with the checkpoint.
-    fn write_metrics(&self, history: &[EpochRecord]) -> Result<()> {
+    fn write_metrics(&self, history: &[EpochRecord], components: &[String]) -> Result<()> {
         let path = self.path.join("metrics.csv");
         let failed = |why: csv::Error| Error::file(&path, why);
         let mut writer = csv::Writer::from_writer(Vec::new());
-        let mu = history.first().map_or(0, |record| record.mu.len());
+        let mu = components.iter().map(|name| format!("mu_{name}"));
         let names = EPOCH_COLUMNS.iter().map(|column| column.name.to_owned());
-        let header = ["epoch".to_owned()].into_iter().chain(names).chain((0..mu).map(|i| format!("mu_{i}")));
+        let header = ["epoch".to_owned()].into_iter().chain(names).chain(mu);
         writer.write_record(header).map_err(failed)?;
         for (i, record) in history.iter().enumerate() {
             let figures = EPOCH_COLUMNS.iter().map(|column| column.text(record));
@@ -128,6 +128,8 @@ pub struct RunRecorder<'a> {
     directory: &'a RunDirectory,
     info: RunInfo,
     specs: Vec<TensorSpec>,
+    /// Names of theta's components.
+    components: Vec<String>,
     watch: Watch,
     root: bool,
     epochs: usize,
@@ -152,12 +154,13 @@ impl<'a> RunRecorder<'a> {
         directory: &'a RunDirectory,
         info: RunInfo,
         specs: Vec<TensorSpec>,
+        config: &Config,
         stop: Stop,
         root: bool,
-        epochs: usize,
     ) -> Self {
+        let (components, epochs) = (config.space().names(), config.train.epochs);
         let watch = Watch { bar: ProgressBar::hidden(), stop };
-        RunRecorder { directory, info, specs, watch, root, epochs, printed: 0 }
+        RunRecorder { directory, info, specs, components, watch, root, epochs, printed: 0 }
     }
 
     /// Prints the table's head and the epochs that a resumed run has done already.
@@ -218,7 +221,7 @@ impl Recorder for RunRecorder<'_> {
         let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
         checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
         checkpoint::prune(&self.directory.path, &kept(&progress.history, self.directory.keep))?;
-        self.directory.write_metrics(&progress.history)?;
+        self.directory.write_metrics(&progress.history, &self.components)?;
         self.print_rows(&progress.history);
         Ok(start.elapsed().as_secs_f64())
     }

@@ -5,8 +5,7 @@ use std::time::Instant;
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
-use crate::loss::{Function, Space};
-use crate::policy::{Policy, Settings, Update};
+use crate::policy::{self, Policy, Settings, Update};
 use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
 use crate::task::{Epoch, Task};
 use crate::train::Observer;
@@ -36,14 +35,23 @@ pub trait Recorder {
     fn should_stop(&mut self, last_round_seconds: f64) -> bool;
 }
 
-/// The policy of a configuration at its start: mu is softmax. With a fixed loss there is nothing to search.
+/// The policy of a configuration at its start: mu is softmax, unless it is given.
 pub fn policy(config: &config::Config) -> Box<dyn Policy> {
     let config::Config { search, policy, run, .. } = config;
-    let searched = matches!(config.loss.function, Function::Unified { .. });
-    let space = Space { intervals: if searched { search.intervals } else { 0 } };
-    let settings =
-        Settings { samples: search.samples, learning_rate: search.learning_rate, betas: search.betas, seed: run.seed };
-    policy.start(settings, space.identity(), space.sigma(search.sigma, search.transforms))
+    let space = config.space();
+    let settings = Settings {
+        samples: search.samples,
+        learning_rate: search.learning_rate,
+        betas: search.betas,
+        seed: run.seed,
+        groups: space.groups().iter().map(|group| group.size).collect(),
+        smoothness: search.smoothness.unwrap_or(0.0),
+    };
+    if space.intervals == 0 {
+        return policy.start(settings, Vec::new(), Vec::new());
+    }
+    let mu = search.mu.clone().unwrap_or_else(|| space.identity());
+    policy.start(settings, mu, search.component_sigmas())
 }
 
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
@@ -62,7 +70,7 @@ pub fn run(
     let mut checkpoint_seconds = 0.0;
     while progress.epoch < epochs {
         let started = Instant::now();
-        let round = Round::next(&config.search, epochs, progress.epoch);
+        let round = Round::next(config, progress.epoch);
         let thetas = round.thetas(policy);
         let (mine, candidate) = round.train_mine(comm, task, &thetas, &progress.state, recorder)?;
 
@@ -73,7 +81,7 @@ pub fn run(
         let samples = round.gather(comm, &mine)?;
         let best = round.best(&samples)?;
         let mu = policy.state().mu.clone();
-        let update = round.update(comm, policy, &thetas, &samples);
+        let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
         // the best sample's rank holds it as its candidate; all go on from it
         progress.state = candidate;
         comm.broadcast_f32(&mut progress.state, best % comm.size());
@@ -87,7 +95,7 @@ pub fn run(
                 exchange_seconds: exchanging.elapsed().as_secs_f64(),
                 checkpoint_seconds,
             };
-            progress.history.extend(round.records(task, &Exchange { mu, thetas, samples, best, update, timings }));
+            progress.history.extend(round.records(task, &Exchange { mu, thetas, samples, best, learned, timings }));
         }
 
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
@@ -153,8 +161,15 @@ struct Exchange {
     thetas: Vec<Vec<f64>>,
     samples: Vec<TrainedSample>,
     best: usize,
-    update: Update,
+    learned: Learned,
     timings: Timings,
+}
+
+/// What an update did, and how far that is in units of sigma.
+struct Learned {
+    update: Update,
+    delta_sigmas: f64,
+    chance_sigmas: f64,
 }
 
 struct Timings {
@@ -166,10 +181,13 @@ struct Timings {
 }
 
 impl Round {
-    /// The round after `epoch` completed epochs. Warm-up epochs and searched epochs are in different rounds.
-    fn next(search: &config::Search, epochs: usize, epoch: usize) -> Round {
+    /// The round after `epoch` completed epochs. It ends before its time with the warm-up and where the learning rate
+    /// falls: what is learned at one rate need not hold at the next.
+    fn next(config: &config::Config, epoch: usize) -> Round {
+        let config::Config { search, train, .. } = config;
         let warmup = epoch < search.warmup_epochs;
-        let limit = if warmup { search.warmup_epochs.min(epochs) } else { epochs };
+        let ends = [&train.milestones[..], &[search.warmup_epochs, train.epochs]].concat();
+        let limit = ends.into_iter().filter(|&end| end > epoch).min().expect("there is an epoch left");
         Round {
             epochs: epoch..(epoch + search.round_epochs).min(limit),
             samples: if warmup { 1 } else { search.samples },
@@ -300,24 +318,35 @@ impl Round {
     }
 
     /// Rank 0 updates the policy; all ranks take it over.
-    fn update(&self, comm: &Comm, policy: &mut dyn Policy, thetas: &[Vec<f64>], samples: &[TrainedSample]) -> Update {
-        let mut update = Update::none(vec![f64::NAN; thetas.len()]);
+    fn update(
+        &self,
+        comm: &Comm,
+        policy: &mut dyn Policy,
+        thetas: &[Vec<f64>],
+        samples: &[TrainedSample],
+        seed: u64,
+    ) -> Learned {
+        let nothing = Update::none(vec![f64::NAN; thetas.len()]);
+        let mut learned = Learned { update: nothing, delta_sigmas: 0.0, chance_sigmas: 0.0 };
         if self.warmup {
-            return update;
+            return learned;
         }
         if comm.is_root() {
             let rewards: Vec<f64> = samples.iter().map(|sample| sample.reward).collect();
-            update = policy.tell(thetas, &rewards);
+            let before = policy.state().clone();
+            learned.chance_sigmas = policy::length_by_chance(policy, thetas, &rewards, seed, self.epochs.start);
+            learned.update = policy.tell(thetas, &rewards);
+            learned.delta_sigmas = policy::length_in_sigmas(&before, policy.state());
         }
         let mut state = policy.state().clone();
         broadcast_policy(comm, &mut state);
         policy.set_state(state);
-        update
+        learned
     }
 
     /// The round's epochs for the history: rewards and the update belong to its last epoch.
     fn records(&self, task: &dyn Task, exchange: &Exchange) -> Vec<EpochRecord> {
-        let Exchange { mu, update, timings, .. } = exchange;
+        let Exchange { mu, learned: Learned { update, delta_sigmas, chance_sigmas }, timings, .. } = exchange;
         let count = self.epochs.len();
         let images = (task.examples() * count * exchange.samples.len()) as f64;
         let images_per_second = images / exchange.training_seconds();
@@ -331,6 +360,8 @@ impl Round {
                 learning_rate: task.learning_rate(self.epochs.start + i),
                 gradient_norm: in_last(update.gradient_norm),
                 delta_norm: in_last(update.delta_norm),
+                delta_sigmas: in_last(*delta_sigmas),
+                chance_sigmas: in_last(*chance_sigmas),
                 images_per_second,
                 seconds: timings.seconds / count as f64,
                 wait_seconds: in_last(timings.wait_seconds),
@@ -373,7 +404,7 @@ impl Exchange {
                 (true, false) => Status::Failed,
             },
             reward: if last && finite { trained.reward } else { f64::NAN },
-            advantage: if last { self.update.advantages[sample] } else { f64::NAN },
+            advantage: if last { self.learned.update.advantages[sample] } else { f64::NAN },
             train_loss: trained.train_loss[i],
             train_seconds: trained.train_seconds[i],
             validation_seconds: if last { trained.validation_seconds } else { 0.0 },

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use amlfs::loss::{Head, HeadKind, Space, TauWeights, Unified};
+use amlfs::loss::{Head, HeadKind, Space, SpaceKind, TauWeights, Unified};
 
 /// Peak resident memory since `reset_peak`, and memory now, in bytes.
 fn resident() -> (f64, f64) {
@@ -24,9 +24,9 @@ fn the_head_holds_one_n_by_c_tensor() {
     const C: i64 = 60_000;
     const D: i64 = 32;
     let whole = (N * C * 4) as f64; // one [N, C] f32: 123 MB
-    let mut theta = Space { intervals: 6 }.identity();
+    let mut theta = Space { kind: SpaceKind::Lines, intervals: 6 }.identity();
     theta.iter_mut().for_each(|x| *x += 0.01);
-    let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+    let loss = Unified::lines(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
     for kind in [HeadKind::Plain, HeadKind::Weights, HeadKind::Normalised] {
         let features = Tensor::randn([N, D], (Kind::Float, Device::Cpu));
         let weights = Tensor::randn([C, D], (Kind::Float, Device::Cpu));

@@ -29,6 +29,11 @@ fn reinforce_gives_the_same_bits_for_1_2_and_4_ranks() {
 }
 
 #[test]
+fn natural_steps_averaged_weights_and_rounds_that_end_with_milestones_keep_the_bits() {
+    same_for_any_number_of_ranks(support::NATURAL, &[1, 2, 4]);
+}
+
+#[test]
 fn every_option_that_touches_ranks_keeps_the_bits() {
     let settings = [
         "--samples=5",

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use amlfs::checkpoint::{self, Checkpoint};
 use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{
-    SMALL, amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, saved_epochs, text,
-    until, wait, without_timings,
+    NATURAL, SMALL, amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, saved_epochs,
+    text, until, wait, without_timings,
 };
 
 /// A run that no machine completes before it is told to stop, and that keeps its checkpoints.
@@ -29,6 +29,11 @@ fn run(ranks: usize, out: &Path, epochs: &[&str]) -> Command {
 #[test]
 fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_bits() {
     kill_and_resume(&settings(&["--epochs=6"]), 6, 10);
+}
+
+#[test]
+fn kill_9_and_resume_give_the_same_bits_with_natural_steps_and_averaged_weights() {
+    kill_and_resume(&[&settings(&["--epochs=5"]), NATURAL].concat(), 5, 4);
 }
 
 /// Goes on with the endless run, ends it by `stop` once `epoch` is saved, and tells how many epochs are then.

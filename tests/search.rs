@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use amlfs::comm::Comm;
 use amlfs::config::{Config, Layers};
 use amlfs::error::{Error, Result};
-use amlfs::loss::Space;
+use amlfs::loss::{Space, SpaceKind};
 use amlfs::search::{self, Progress, Recorder};
 use amlfs::state::{Status, TensorSpec};
 use amlfs::task::{Epoch, Task};
@@ -189,7 +189,7 @@ fn warm_up_trains_one_sample_with_mu_and_does_not_update() {
     let config = config(&["search.warmup_epochs=2"]);
     let mut task = Earnings::new();
     let progress = run(&config, &mut task, &mut Memory::default(), None).unwrap();
-    let identity = Space { intervals: 1 }.identity();
+    let identity = Space { kind: SpaceKind::Lines, intervals: 1 }.identity();
     for record in &progress.history[..2] {
         assert_eq!((record.best, record.delta_norm), (0, 0.0));
         assert_eq!(record.samples[0].theta, identity);
@@ -213,6 +213,50 @@ fn a_round_of_several_epochs_has_one_exchange_and_history_counts_epochs() {
     assert_eq!(progress.history[0].samples[1].theta, progress.history[3].samples[1].theta);
     assert_ne!(progress.history[3].samples[1].theta, progress.history[4].samples[1].theta);
     assert_eq!(progress.state[1], 6.0);
+}
+
+#[test]
+fn a_round_ends_with_a_milestone_and_with_the_warm_up() {
+    let config =
+        config(&["search.round_epochs=4", "search.warmup_epochs=1", "train.milestones=[3, 9]", "train.epochs=8"]);
+    let progress = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    let ends: Vec<usize> = (1..=8).filter(|&epoch| progress.history[epoch - 1].best >= 0).collect();
+    assert_eq!(ends, [1, 3, 7, 8]);
+}
+
+#[test]
+fn rounds_are_of_equal_length_and_the_configuration_says_how_long() {
+    let config = config(&["search.rounds=3", "search.warmup_epochs=2", "train.epochs=11"]);
+    assert_eq!(config.search.round_epochs, 3);
+    let progress = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    assert_eq!(progress.history.iter().filter(|record| record.best >= 0).count(), 1 + 3);
+}
+
+#[test]
+fn selection_alone_trains_every_sample_with_the_mean_in_its_own_order() {
+    let start = [1.1, 0.1, 0.9, -0.1];
+    let settings = ["search.policy=select", "search.data_order=independent", "search.mu=[1.1, 0.1, 0.9, -0.1]"];
+    let mut task = Earnings::new();
+    let progress = run(&config(&settings), &mut task, &mut Memory::default(), None).unwrap();
+    assert_eq!(progress.policy.mu, start);
+    assert!(
+        progress.history.iter().all(|record| record.mu == start && record.samples.iter().all(|s| s.theta == start))
+    );
+    let distinct: HashSet<u64> = task.trained.iter().map(|&(_, stream)| stream).collect();
+    assert_eq!(distinct.len(), 4);
+}
+
+#[test]
+fn an_update_is_recorded_in_sigmas_beside_what_chance_would_give() {
+    let config =
+        config(&["search.policy=natural", "search.learning_rate=1", "search.betas=[0, 0]", "search.samples=64"]);
+    let progress = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    let record = &progress.history[0];
+    let step: f64 = record.mu.iter().zip(&progress.history[1].mu).map(|(a, b)| ((b - a) / 0.2).powi(2)).sum();
+    assert!((record.delta_sigmas - step.sqrt()).abs() < 1e-12);
+    // theta explains this reward: the step is far longer than the sqrt(4 / 64) that chance gives
+    assert!((0.15..0.4).contains(&record.chance_sigmas), "{}", record.chance_sigmas);
+    assert!(record.delta_sigmas > 2.0 * record.chance_sigmas, "{}", record.delta_sigmas);
 }
 
 #[test]

@@ -6,6 +6,9 @@ use super::Checkpoint;
 use crate::hdf5_file::Outcome;
 use crate::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, Value};
 
+/// Groups of tensors, and the minor version of the format that brought them. `last` is there where `model` is an average.
+pub const TENSOR_GROUPS: [(&str, i32); 3] = [("last", 1), ("model", 0), ("optimizer", 0)];
+
 /// A data set in the file.
 pub struct Block<'a> {
     /// Without a leading slash.
@@ -57,9 +60,10 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
         since: 0,
     });
     for tensor in &checkpoint.tensors {
-        if !tensor.path.starts_with("model/") && !tensor.path.starts_with("optimizer/") {
-            return Err(format!("{} is below neither model nor optimizer", tensor.path).into());
-        }
+        let Some((_, since)) = TENSOR_GROUPS.iter().find(|(group, _)| tensor.path.starts_with(&format!("{group}/")))
+        else {
+            return Err(format!("{} is in no group of tensors", tensor.path).into());
+        };
         if tensor.shape.iter().product::<usize>() != tensor.values.len() {
             return Err(
                 format!("{} has {} values for shape {:?}", tensor.path, tensor.values.len(), tensor.shape).into()
@@ -71,7 +75,7 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
             values: Values::F32(Cow::Borrowed(&tensor.values)),
             units: "1",
             long_name: tensor.path.replacen('/', " state: ", 1),
-            since: 0,
+            since: *since,
         });
     }
     for (metric, value) in &checkpoint.test {

@@ -21,7 +21,7 @@ pub use write::write;
 
 const FILETYPE: &str = "amlfs checkpoint";
 /// Major and minor number of the format, not of the program.
-const VERSION: [i32; 2] = [1, 0];
+const VERSION: [i32; 2] = [1, 1];
 /// The file's last 12 bytes: this, then the CRC-32 (little-endian) of every byte before it.
 const END_MARK: &[u8; 8] = b"AMLFSEND";
 const TRAILER_LEN: u64 = 12;
@@ -58,7 +58,7 @@ pub struct Checkpoint {
 /// A tensor as PyTorch's state dict has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// `model/layer1.0.conv1.weight`, `optimizer/layer1.0.conv1.weight/momentum`: below `model` or `optimizer`.
+    /// `model/layer1.0.conv1.weight`, `optimizer/layer1.0.conv1.weight/momentum`: below a group of `content::TENSOR_GROUPS`.
     pub path: String,
     pub shape: Vec<usize>,
     /// Row-major in the order of `shape`.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hdf5::{File, Group, H5Type};
 
-use super::content::{Block, Values, blocks, digest, same_values};
+use super::content::{Block, TENSOR_GROUPS, Values, blocks, digest, same_values};
 use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, text, trailer};
@@ -29,7 +29,7 @@ fn read_file(path: &Path) -> Outcome<Checkpoint> {
 
     let policy = read_policy(&file)?;
     let mut tensors = Vec::new();
-    for name in ["model", "optimizer"] {
+    for (name, _) in TENSOR_GROUPS {
         if file.link_exists(name) {
             read_tensors(&file.group(name)?, &mut tensors)?;
         }

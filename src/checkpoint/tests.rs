@@ -25,6 +25,8 @@ fn checkpoint(epochs: usize, batch: usize, width: usize) -> Checkpoint {
         learning_rate: 0.1,
         gradient_norm: 1e-300,
         delta_norm: 0.0,
+        delta_sigmas: 0.7,
+        chance_sigmas: f64::NAN,
         images_per_second: 264.0,
         seconds: 60.0 + epoch as f64,
         wait_seconds: 2.0,

@@ -20,7 +20,7 @@ const CHUNK_LEN: usize = 1 << 20;
 /// Verification reads all of it back, one data set at a time.
 ///
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; a ragged history; a tensor that
-/// is not below `model` or `optimizer`, or whose shape and values disagree. The temporary file is then removed.
+/// is in no group of tensors, or whose shape and values disagree. The temporary file is then removed.
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     atomic_file::write(path, |temporary| write_and_verify(temporary, checkpoint))
         .map_err(|Cause(text)| Error::file(path, format!("can't write the checkpoint: {text}")))

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::InspectArguments;
+use crate::config::TypedConfig;
 use crate::error::Result;
 use crate::terminal::{epoch_header, epoch_row};
 
@@ -33,14 +34,9 @@ fn table(checkpoint: &Checkpoint) -> String {
         format!("model       {} numbers, optimizer {}", count("model/"), count("optimizer/")),
     ];
     lines.extend(test.iter().map(|(name, value)| format!("test        {name} {value:.4}")));
-    let intervals = policy.mu.len() / 4;
-    if intervals > 0 {
+    if !policy.mu.is_empty() {
         lines.push(String::new());
-        lines.push("mu: interval    t: slope    bias    tau: slope    bias".into());
-        for i in 0..intervals {
-            let [a_t, b_t, a_tau, b_tau] = [0, 1, 2, 3].map(|part| policy.mu[part * intervals + i]);
-            lines.push(format!("{i:12} {a_t:11.4} {b_t:7.4} {a_tau:13.4} {b_tau:7.4}"));
-        }
+        lines.extend(mu_table(checkpoint));
     }
     if !history.is_empty() {
         lines.push(String::new());
@@ -51,6 +47,26 @@ fn table(checkpoint: &Checkpoint) -> String {
     lines.push("configuration".into());
     lines.extend(info.config.lines().map(|line| format!("  {line}")));
     lines.join("\n") + "\n"
+}
+
+/// A column for each group of mu's components, a row for each interval.
+fn mu_table(checkpoint: &Checkpoint) -> Vec<String> {
+    let mu = &checkpoint.policy.mu;
+    let space = TypedConfig::from_toml(&checkpoint.info.config).map(|config| config.search.space());
+    let Some(space) = space.ok().filter(|space| space.dimension() == mu.len()) else {
+        return vec![format!("mu {mu:.4?}")];
+    };
+    let groups = space.groups();
+    let mut rest = &mu[..];
+    let columns: Vec<&[f64]> = groups.iter().map(|group| rest.split_off(..group.size).expect("as many")).collect();
+    let heads: String = groups.iter().map(|group| format!(" {:>12}", group.name)).collect();
+    let mut lines = vec![format!("mu: interval{heads}")];
+    for i in 0..space.intervals {
+        let cell = |column: &&[f64]| column.get(i).map_or(format!("{:13}", ""), |value| format!(" {value:12.4}"));
+        let row: String = columns.iter().map(cell).collect();
+        lines.push(format!("{:12}{}", i + 1, row.trim_end()));
+    }
+    lines
 }
 
 /// Numbers that are not finite become null: JSON has none.

@@ -124,7 +124,7 @@ fn search_in(
         );
     }
     let specs = task.specs().to_vec();
-    let mut recorder = RunRecorder::new(directory, info, specs, stop, comm.is_root(), config.train.epochs);
+    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm.is_root());
     recorder.start(&progress.history);
     match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => finish(directory, task, &recorder, &progress),

@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::typed::{Data, DataKind, Glyphs, Loss, Model, ModelName, Reid, Run, Search, Train, TypedConfig};
+use super::typed::{
+    Data, DataKind, DataOrder, Glyphs, Loss, Model, ModelName, Reid, RewardWeights, Run, Search, Train, TypedConfig,
+};
 use crate::loss::FixedLossKind;
 use crate::policy::PolicyKind;
 
@@ -83,7 +85,10 @@ pub fn check(config: &TypedConfig, policy: &PolicyKind) -> Check {
     }
     check_loss(loss, model.name)?;
     check_search(search, policy)?;
+    check_start(search)?;
     check_train(train)?;
+    let averaged = search.reward_weights == Some(RewardWeights::Average);
+    ensure(!averaged || train.average.is_some(), "search.reward_weights", "last: train.average keeps no average")?;
     check_run(run)
 }
 
@@ -91,6 +96,10 @@ fn check_data(data: &Data) -> Check {
     let fraction = data.validation_fraction;
     ensure(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "between 0 and 1, both excluded")?;
     from_0_below_1("data.label_noise", data.label_noise)?;
+    if let Some(size) = data.size {
+        ensure(data.kind == DataKind::Cifar10, "data.size", "left out: only cifar10 has it")?;
+        within("data.size", size, 8..=256)?;
+    }
     within("data.crop_padding", data.crop_padding, 0..=64)?;
     within("data.erasing", data.erasing, 0.0..=1.0)?;
     let faces = &data.faces;
@@ -168,10 +177,39 @@ fn check_search(search: &Search, policy: &PolicyKind) -> Check {
     )?;
     within("search.intervals", search.intervals, 1..=1000)?;
     above_0("search.sigma", search.sigma)?;
+    if let Some(smoothness) = search.smoothness {
+        within("search.smoothness", smoothness, 0.0..=100.0)?;
+        let why = format!("0 for the policy '{}', whose gradient is that of independent draws", policy.name);
+        ensure(policy.smooth || smoothness == 0.0, "search.smoothness", &why)?;
+    }
     at_least("search.learning_rate", search.learning_rate, 0.0)?;
     let betas = search.betas.iter().all(|beta| (0.0..1.0).contains(beta));
     ensure(betas, "search.betas", "two numbers at least 0 and below 1")?;
-    at_least_1("search.round_epochs", search.round_epochs)
+    at_least_1("search.round_epochs", search.round_epochs)?;
+    search.rounds.map_or(Ok(()), |rounds| at_least_1("search.rounds", rounds))?;
+    ensure(
+        policy.name != "select" || search.samples == 1 || search.data_order == DataOrder::Independent,
+        "search.data_order",
+        "independent for the policy 'select', whose samples have equal losses",
+    )
+}
+
+/// mu and sigma.
+fn check_start(search: &Search) -> Check {
+    let (space, names) = (search.space(), search.space().groups().into_iter().map(|group| group.name));
+    for (name, &sigma) in &search.sigmas {
+        let known = names.clone().any(|known| known == name);
+        ensure(
+            known,
+            "search.sigmas",
+            &format!("of {}: {name} is no part of theta", names.clone().collect::<Vec<_>>().join(", ")),
+        )?;
+        at_least("search.sigmas", sigma, 0.0)?;
+    }
+    let dimension = space.dimension();
+    let fits = |mu: &Vec<f64>| mu.len() == dimension && mu.iter().all(|value| value.is_finite());
+    let numbers = format!("{dimension} finite numbers: {}", space.names().join(", "));
+    ensure(search.mu.as_ref().is_none_or(fits), "search.mu", &numbers)
 }
 
 fn check_train(train: &Train) -> Check {
@@ -185,7 +223,8 @@ fn check_train(train: &Train) -> Check {
     ensure(train.milestones.is_sorted(), "train.milestones", "in ascending order")?;
     above_0_at_most("train.gamma", train.gamma, 1.0)?;
     from_0_below_1("train.momentum", train.momentum)?;
-    at_least("train.weight_decay", train.weight_decay, 0.0)
+    at_least("train.weight_decay", train.weight_decay, 0.0)?;
+    train.average.map_or(Ok(()), |epochs| above_0("train.average", epochs))
 }
 
 fn check_run(run: &Run) -> Check {

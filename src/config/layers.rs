@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
         assert_eq!(
             error(&["search.policy=greedy"]),
-            "search.policy = \"greedy\" (--set search.policy=greedy): unknown name, expected one of `reinforce`, `fixed`, `mirrored`"
+            "search.policy = \"greedy\" (--set search.policy=greedy): unknown name, expected one of `reinforce`, `fixed`, `mirrored`, `natural`, `select`"
         );
         assert!(
             error(&["search.simga=0.2"])

@@ -11,14 +11,14 @@ mod typed;
 pub use check::MOST_LOADER_THREADS;
 pub use layers::Layers;
 pub use typed::{
-    DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch, Run,
-    Search, Train, TypedConfig,
+    DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
+    RewardWeights, Run, Search, Train, TypedConfig,
 };
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::loss::{FIXED_LOSSES, Function, Head, HeadKind};
+use crate::loss::{FIXED_LOSSES, Function, Head, HeadKind, Space, SpaceKind};
 use crate::policy::{self, PolicyKind};
 use check::Problem;
 
@@ -48,7 +48,7 @@ pub struct Data {
 /// Where the images come from, with what only this kind of data has.
 #[derive(Clone, Debug)]
 pub enum Source {
-    Cifar10 { path: PathBuf, validation_fraction: f64 },
+    Cifar10 { path: PathBuf, size: Option<usize>, validation_fraction: f64 },
     Glyphs { settings: Glyphs, validation_fraction: f64 },
     Faces { path: PathBuf, settings: Faces },
     Reid { path: PathBuf, settings: Reid },
@@ -66,9 +66,10 @@ pub struct Loss {
 impl TypedConfig {
     /// Fills in what depends on other keys, and checks everything.
     fn try_resolve(mut self) -> std::result::Result<Config, Problem> {
-        let loss = resolve_loss(&mut self.loss)?;
+        let loss = resolve_loss(&mut self.loss, self.search.space().kind)?;
         let policy = check::one_of("search.policy", &self.search.policy, policy::POLICIES, |kind| kind.name)?;
         check::check(&self, policy)?;
+        self.fill_in();
         Ok(Config {
             data: Data {
                 source: self.source()?,
@@ -87,6 +88,17 @@ impl TypedConfig {
         })
     }
 
+    /// What follows from other settings where it is left out.
+    fn fill_in(&mut self) {
+        let TypedConfig { search, train, .. } = self;
+        if train.average.is_some() {
+            search.reward_weights.get_or_insert(RewardWeights::Average);
+        }
+        if let Some(rounds) = search.rounds {
+            search.round_epochs = train.epochs.saturating_sub(search.warmup_epochs).div_ceil(rounds).max(1);
+        }
+    }
+
     /// For a configuration that was resolved before and stored. Error: another version's, or damaged.
     pub fn resolve(self) -> Result<Config> {
         let failed = |(key, why)| Error::failed(format!("the stored configuration can't be used: {key}: {why}"));
@@ -103,7 +115,7 @@ impl TypedConfig {
         Ok(match data.kind {
             DataKind::Cifar10 => {
                 let path = path("CIFAR-10: --data DIR (the directory of data_batch_1.bin)")?;
-                Source::Cifar10 { path, validation_fraction }
+                Source::Cifar10 { path, size: data.size, validation_fraction }
             }
             DataKind::Glyphs => Source::Glyphs { settings: data.glyphs.clone(), validation_fraction },
             DataKind::Faces => {
@@ -119,11 +131,11 @@ impl TypedConfig {
 }
 
 /// The loss with its margin and its head, which are filled in where they were left out.
-fn resolve_loss(typed: &mut typed::Loss) -> std::result::Result<Loss, Problem> {
+fn resolve_loss(typed: &mut typed::Loss, space: SpaceKind) -> std::result::Result<Loss, Problem> {
     const UNIFIED: &str = "unified";
     let (function, head) = if typed.name == UNIFIED {
         check::ensure(typed.margin.is_none(), "loss.margin", check::NO_MARGIN)?;
-        (Function::Unified { w_max: typed.w_max, tau_weights: typed.tau_weights }, HeadKind::Plain)
+        (Function::Unified { space, w_max: typed.w_max, tau_weights: typed.tau_weights }, HeadKind::Plain)
     } else {
         let names = || [UNIFIED].into_iter().chain(FIXED_LOSSES.iter().map(|kind| kind.name));
         let kind = FIXED_LOSSES.iter().find(|kind| kind.name == typed.name);
@@ -141,6 +153,12 @@ impl Config {
     /// As TOML: config.toml and the checkpoints' `config`.
     pub fn to_toml(&self) -> String {
         self.typed.to_toml()
+    }
+
+    /// What theta is. With a fixed loss there is nothing to search.
+    pub fn space(&self) -> Space {
+        let searched = matches!(self.loss.function, Function::Unified { .. });
+        Space { intervals: if searched { self.search.intervals } else { 0 }, ..self.search.space() }
     }
 
     pub fn typed(&self) -> &TypedConfig {

@@ -1,12 +1,13 @@
 //! What the TOML of a preset, a file or a checkpoint says: every key, as it is written. `Config` is what it means.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-use crate::loss::{HeadKind, TauWeights, Transforms};
+use crate::loss::{Group, HeadKind, Space, SpaceKind, TauWeights, Transforms};
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +26,9 @@ pub struct Data {
     pub kind: DataKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// Height and width in pixels; `None`: as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
     pub validation_fraction: f64,
     pub label_noise: f64,
     pub crop_padding: usize,
@@ -131,13 +135,56 @@ pub struct Search {
     pub policy: String,
     pub samples: usize,
     pub intervals: usize,
+    /// `None`: lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<SpaceKind>,
     pub transforms: Transforms,
     pub sigma: f64,
+    /// In intervals; `None`: components are drawn independently.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoothness: Option<f64>,
     pub learning_rate: f64,
     pub betas: [f64; 2],
     pub warmup_epochs: usize,
     pub round_epochs: usize,
+    /// `None`: `round_epochs` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<usize>,
+    /// `None`: the last weights, or the average if one is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_weights: Option<RewardWeights>,
     pub data_order: DataOrder,
+    /// Where mu starts; `None`: at softmax.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mu: Option<Vec<f64>>,
+    /// In the place of `sigma` for groups of the space, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sigmas: BTreeMap<String, f64>,
+}
+
+impl Search {
+    pub fn space(&self) -> Space {
+        Space { kind: self.space.unwrap_or_default(), intervals: self.intervals }
+    }
+
+    /// The standard deviation of each component of theta: 0 where it is not searched.
+    pub fn component_sigmas(&self) -> Vec<f64> {
+        let searched = |group: &Group| match self.transforms {
+            Transforms::Both => true,
+            Transforms::T => group.of_t(),
+            Transforms::Tau => !group.of_t(),
+        };
+        let sigma = |group: &Group| self.sigmas.get(group.name).copied().unwrap_or(self.sigma);
+        self.space().each(|group| if searched(group) { sigma(group) } else { 0.0 })
+    }
+}
+
+/// Which weights a reward measures.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardWeights {
+    Last,
+    Average,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -165,6 +212,9 @@ pub struct Train {
     pub weight_decay: f64,
     pub decay_norm_and_bias: bool,
     pub precision: Precision,
+    /// Time constant of the average of the weights, in epochs; `None`: none is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

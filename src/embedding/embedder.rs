@@ -46,7 +46,10 @@ impl Embedder {
         normalisation: Normalisation,
         data: PathBuf,
     ) -> Result<Embedder> {
-        let config = &run.config;
+        // the model alone: the average, where one was kept
+        let mut config = run.config.clone();
+        config.train.average = None;
+        let config = &config;
         // the classifier's rows are the only thing that the configuration does not tell
         let classes = run.shape(&format!("model/{}", model::classifier_name(&config.model)))?[0];
         let (model, layout) = model::build(&config.model, (height, width), classes);

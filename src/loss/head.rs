@@ -151,7 +151,7 @@ mod tests {
     use rand::RngExt;
     use tch::{Device, Kind};
 
-    use super::super::{FixedLoss, Space, TauWeights, Unified};
+    use super::super::{FixedLoss, Space, SpaceKind, TauWeights, Unified};
     use super::*;
     use crate::rng::{Purpose, Rng, rng};
 
@@ -239,7 +239,7 @@ mod tests {
             for kind in KINDS {
                 for (precision, tolerance) in [(Kind::Float, 1e-5), (Kind::Double, 1e-12)] {
                     let inputs = inputs(round as i64, precision);
-                    let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, precision);
+                    let loss = Unified::lines(&theta, 4.0, TauWeights::Raw, Device::Cpu, precision);
                     let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 0);
                     let expected = reference(
                         head(kind),
@@ -296,12 +296,11 @@ mod tests {
 
     #[test]
     fn mu_0_is_softmax_and_a_shifted_t_is_am_softmax_to_the_last_bit() {
-        let mut am_softmax = Space { intervals: 6 }.identity();
+        let space = Space { kind: SpaceKind::Lines, intervals: 6 };
+        let mut am_softmax = space.identity();
         am_softmax[6..12].fill(-0.35);
-        for (theta, fixed) in
-            [(Space { intervals: 6 }.identity(), FixedLoss::Softmax), (am_softmax, FixedLoss::AmSoftmax { m: 0.35 })]
-        {
-            let unified = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+        for (theta, fixed) in [(space.identity(), FixedLoss::Softmax), (am_softmax, FixedLoss::AmSoftmax { m: 0.35 })] {
+            let unified = Unified::lines(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
             for kind in KINDS {
                 let (x, w, y) = inputs(3, Kind::Float);
                 let gradient = |loss: &dyn Loss| bits(&head(kind).gradient(loss, &x, &w, &y, EXAMPLES as f64, 0));
@@ -315,7 +314,7 @@ mod tests {
         let mut rng = rng(12, Purpose::Theta, &[]);
         for round in 0..40 {
             let theta: Vec<f64> = (0..24).map(|_| rng.random_range(-30.0..30.0)).collect();
-            let loss = Unified::new(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
+            let loss = Unified::lines(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Float);
             for kind in KINDS {
                 let (x, w, y) = inputs(round, Kind::Float);
                 for scale in [0.0, 1e-3, 1.0, 100.0] {

@@ -4,6 +4,7 @@
 //! which line a c + b takes the place of the cosine c of the target logit, and what weight the example's
 //! cross-entropy gradient gets.
 
+mod derivatives;
 mod fixed;
 mod head;
 mod space;
@@ -12,7 +13,7 @@ mod unified;
 
 pub use fixed::{FIXED_LOSSES, FixedLoss, FixedLossKind};
 pub use head::{Head, HeadGradient, HeadKind};
-pub use space::{Space, Transforms};
+pub use space::{Group, Space, SpaceKind, Transforms};
 pub use triplet::batch_hard_triplet;
 pub use unified::{TauWeights, Unified};
 
@@ -41,6 +42,7 @@ pub trait Loss {
 pub enum Function {
     /// The searched one.
     Unified {
+        space: SpaceKind,
         w_max: f64,
         tau_weights: TauWeights,
     },
@@ -48,11 +50,17 @@ pub enum Function {
 }
 
 impl Function {
-    /// theta [4M] f64 for the unified loss; a fixed one ignores it. Its tensors are of the given kind, on the given
+    /// theta f64, of the space's length, for the unified loss; a fixed one ignores it. Its tensors are of the given kind, on the given
     /// device.
     pub fn build(self, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
         match self {
-            Function::Unified { w_max, tau_weights } => Box::new(Unified::new(theta, w_max, tau_weights, device, kind)),
+            Function::Unified { space, w_max, tau_weights } => {
+                let new = match space {
+                    SpaceKind::Lines => Unified::lines,
+                    SpaceKind::Derivatives => Unified::derivatives,
+                };
+                Box::new(new(theta, w_max, tau_weights, device, kind))
+            }
             Function::Fixed(fixed) => Box::new(fixed),
         }
     }

@@ -1,4 +1,4 @@
-//! The search space: theta = [a^t, b^t, a^tau, b^tau], M numbers each (AM-LFS section 3.3). Pure f64.
+//! What theta's numbers are. Pure f64.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,30 +11,82 @@ pub enum Transforms {
     Tau,
 }
 
+/// How theta says t and tau.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpaceKind {
+    /// A slope and a bias for each piece of t and of tau (AM-LFS section 3.3).
+    #[default]
+    Lines,
+    /// What training feels of them: the logarithms of t's slopes, t(0), and the logarithms of the examples' weights
+    /// (`derivatives.rs`).
+    Derivatives,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    pub kind: SpaceKind,
     /// M, the number of equal intervals of t on [-1, 1] and of tau on [0, 1]; 0: a fixed loss, nothing to search.
     pub intervals: usize,
 }
 
+/// Components of theta that belong together: neighbouring intervals are neighbours.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    pub name: &'static str,
+    pub size: usize,
+    /// What its components are for plain softmax.
+    pub identity: f64,
+}
+
+impl Group {
+    /// Whether it is a part of t; the others are of tau.
+    pub fn of_t(&self) -> bool {
+        self.name.starts_with("t_")
+    }
+}
+
 impl Space {
-    /// 4M.
+    /// theta's parts, in order.
+    pub fn groups(&self) -> Vec<Group> {
+        let group = |name, size, identity| Group { name, size, identity };
+        let intervals = self.intervals;
+        match self.kind {
+            SpaceKind::Lines => vec![
+                group("t_slope", intervals, 1.0),
+                group("t_bias", intervals, 0.0),
+                group("tau_slope", intervals, 1.0),
+                group("tau_bias", intervals, 0.0),
+            ],
+            SpaceKind::Derivatives => vec![
+                group("t_log_slope", intervals, 0.0),
+                group("t_offset", intervals.min(1), 0.0),
+                group("log_weight", intervals, 0.0),
+            ],
+        }
+    }
+
+    /// Length of theta: 4M or 2M + 1.
     pub fn dimension(&self) -> usize {
-        4 * self.intervals
+        self.groups().iter().map(|group| group.size).sum()
     }
 
-    /// Slopes 1 and biases 0: plain softmax.
+    /// theta for plain softmax.
     pub fn identity(&self) -> Vec<f64> {
-        (0..self.dimension()).map(|i| if (i / self.intervals).is_multiple_of(2) { 1.0 } else { 0.0 }).collect()
+        self.each(|group| group.identity)
     }
 
-    /// The standard deviation of each component: sigma where it is searched, else 0.
-    pub fn sigma(&self, sigma: f64, transforms: Transforms) -> Vec<f64> {
-        (0..self.dimension())
-            .map(|i| match transforms {
-                Transforms::T if i >= 2 * self.intervals => 0.0,
-                Transforms::Tau if i < 2 * self.intervals => 0.0,
-                _ => sigma,
+    /// One number for each component: that of its group.
+    pub fn each(&self, of: impl Fn(&Group) -> f64) -> Vec<f64> {
+        self.groups().iter().flat_map(|group| std::iter::repeat_n(of(group), group.size)).collect()
+    }
+
+    /// `t_slope_1` ... `tau_bias_M`.
+    pub fn names(&self) -> Vec<String> {
+        let groups = self.groups().into_iter();
+        groups
+            .flat_map(|Group { name, size, .. }| {
+                (1..=size).map(move |i| if name == "t_offset" { name.to_owned() } else { format!("{name}_{i}") })
             })
             .collect()
     }
@@ -45,11 +97,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn theta_is_slopes_then_biases_of_t_then_tau() {
-        let space = Space { intervals: 2 };
+    fn lines_are_slopes_then_biases_of_t_then_tau() {
+        let space = Space { kind: SpaceKind::Lines, intervals: 2 };
         assert_eq!(space.identity(), [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
-        assert_eq!(space.sigma(0.2, Transforms::T), [0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(space.sigma(0.2, Transforms::Tau), [0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.2]);
-        assert!(Space { intervals: 0 }.identity().is_empty());
+        let of_t = space.each(|group| f64::from(group.of_t()));
+        assert_eq!(of_t, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(space.names()[..3], ["t_slope_1", "t_slope_2", "t_bias_1"]);
+        assert_eq!(space.names()[7], "tau_bias_2");
+    }
+
+    #[test]
+    fn derivatives_have_one_offset_and_softmax_is_zero() {
+        let space = Space { kind: SpaceKind::Derivatives, intervals: 2 };
+        assert_eq!(space.identity(), [0.0; 5]);
+        assert_eq!(space.names(), ["t_log_slope_1", "t_log_slope_2", "t_offset", "log_weight_1", "log_weight_2"]);
+        assert_eq!(space.dimension(), 5);
+    }
+
+    #[test]
+    fn a_fixed_loss_has_nothing_to_search() {
+        for kind in [SpaceKind::Lines, SpaceKind::Derivatives] {
+            assert!(Space { kind, intervals: 0 }.identity().is_empty());
+        }
     }
 }

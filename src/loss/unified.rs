@@ -1,8 +1,9 @@
-//! The searched loss: piecewise-linear t on the target cosine and tau on the target probability (equations 16, 17).
+//! The searched loss: t on the target cosine and tau on the target probability, in pieces (equations 16, 17).
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::derivatives::{self, Lines};
 use super::{Line, Loss};
 
 /// Slopes are used no smaller than this: t and tau must grow (AM-LFS section 3.3).
@@ -24,21 +25,59 @@ pub enum TauWeights {
 
 pub struct Unified {
     t: Pieces,
-    tau: Pieces,
+    tau: Tau,
     w_max: f64,
     tau_weights: TauWeights,
 }
 
+enum Tau {
+    /// tau(p) = a p + b.
+    Lines(Pieces),
+    /// -log tau(p) = a nll + b.
+    Powers(Pieces),
+}
+
 impl Unified {
     /// theta [4M] = [a^t, b^t, a^tau, b^tau].
-    pub fn new(theta: &[f64], w_max: f64, tau_weights: TauWeights, device: Device, kind: Kind) -> Unified {
+    pub fn lines(theta: &[f64], w_max: f64, tau_weights: TauWeights, device: Device, kind: Kind) -> Unified {
         assert!(!theta.is_empty() && theta.len().is_multiple_of(4), "theta has 4M numbers");
         let (t, tau) = theta.split_at(theta.len() / 2);
-        Unified {
-            t: Pieces::new(t, -1.0, 1.0, device, kind),
-            tau: Pieces::new(tau, 0.0, 1.0, device, kind),
-            w_max,
-            tau_weights,
+        // t and tau must grow
+        let pieces = |parameters: &[f64], low| {
+            let (slopes, biases) = parameters.split_at(parameters.len() / 2);
+            let slopes: Vec<f64> = slopes.iter().map(|&slope| slope.max(MIN_SLOPE)).collect();
+            Pieces::new(&slopes, biases, low, device, kind)
+        };
+        Unified { t: pieces(t, -1.0), tau: Tau::Lines(pieces(tau, 0.0)), w_max, tau_weights }
+    }
+
+    /// theta [2M + 1], as `derivatives` has it.
+    pub fn derivatives(theta: &[f64], w_max: f64, tau_weights: TauWeights, device: Device, kind: Kind) -> Unified {
+        assert!(theta.len() >= 3 && !theta.len().is_multiple_of(2), "theta has 2M + 1 numbers");
+        let (t, loss) = derivatives::lines(theta);
+        let pieces = |lines: Lines, low| Pieces::new(&lines.slopes, &lines.intercepts, low, device, kind);
+        Unified { t: pieces(t, -1.0), tau: Tau::Powers(pieces(loss, 0.0)), w_max, tau_weights }
+    }
+
+    /// The values and the weights [N], before they are normalised.
+    fn weigh_raw(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
+        match &self.tau {
+            // w = a p / (a p + b), clamped to [0, w_max] and w_max wherever a p + b <= a p / w_max
+            Tau::Lines(pieces) => {
+                let (a, b) = pieces.at(p);
+                let floored = p.clamp_min(MIN_P);
+                let denominator = &floored + &b / &a;
+                let singular = denominator.le_tensor(&(&floored / self.w_max));
+                let weight = (&floored / denominator).masked_fill(&singular, self.w_max).clamp(0.0, self.w_max);
+                // With b = 0 the value is nll - log a, finite without a floor, and for a = 1 cross-entropy to the last
+                // bit.
+                let value = -(&a * p + &b).clamp_min(MIN_TAU).log();
+                ((nll - a.log()).where_self(&b.eq(0.0), &value), weight)
+            }
+            Tau::Powers(pieces) => {
+                let (weight, constant) = pieces.at(p);
+                (&weight * nll + constant, weight.clamp_max(self.w_max))
+            }
         }
     }
 }
@@ -49,49 +88,34 @@ impl Loss for Unified {
         Line { slope, intercept }
     }
 
-    /// w = a p / (a p + b), clamped to [0, w_max] and w_max wherever a p + b <= a p / w_max.
     fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
-        let (a, b) = self.tau.at(p);
-        let floored = p.clamp_min(MIN_P);
-        let denominator = &floored + &b / &a;
-        let singular = denominator.le_tensor(&(&floored / self.w_max));
-        let weight = (&floored / denominator).masked_fill(&singular, self.w_max).clamp(0.0, self.w_max);
+        let (value, weight) = self.weigh_raw(p, nll);
         let weight = match self.tau_weights {
             TauWeights::Raw => weight,
             TauWeights::Normalised => &weight / weight.mean(weight.kind()).clamp_min(MIN_TAU),
         };
-        // With b = 0 the value is nll - log a, finite without a floor, and for a = 1 cross-entropy to the last bit.
-        let value = -(&a * p + &b).clamp_min(MIN_TAU).log();
-        let value = (nll - a.log()).where_self(&b.eq(0.0), &value);
         (value, weight)
     }
 }
 
-/// A piecewise-linear function with M equal intervals, closed below and open above, the last one closed.
+/// A line for each of M equal intervals from `low` to 1, which are closed below and open above, the last one closed.
 struct Pieces {
     slope: Tensor,
     intercept: Tensor,
     low: f64,
-    high: f64,
 }
 
 impl Pieces {
-    /// parameters [2M]: M slopes, then M biases.
-    fn new(parameters: &[f64], low: f64, high: f64, device: Device, kind: Kind) -> Pieces {
-        let (slopes, biases) = parameters.split_at(parameters.len() / 2);
-        let slopes: Vec<f64> = slopes.iter().map(|&slope| slope.max(MIN_SLOPE)).collect();
-        Pieces {
-            slope: Tensor::from_slice(&slopes).to_kind(kind).to_device(device),
-            intercept: Tensor::from_slice(biases).to_kind(kind).to_device(device),
-            low,
-            high,
-        }
+    /// [M] each.
+    fn new(slopes: &[f64], intercepts: &[f64], low: f64, device: Device, kind: Kind) -> Pieces {
+        let tensor = |values: &[f64]| Tensor::from_slice(values).to_kind(kind).to_device(device);
+        Pieces { slope: tensor(slopes), intercept: tensor(intercepts), low }
     }
 
     /// Slope and bias [N] of the interval each x [N] lies in; x outside the domain counts as its nearest end.
     fn at(&self, x: &Tensor) -> (Tensor, Tensor) {
         let intervals = self.slope.size()[0];
-        let scaled = (x - self.low) * (intervals as f64 / (self.high - self.low));
+        let scaled = (x - self.low) * (intervals as f64 / (1.0 - self.low));
         // NaN becomes some interval's line times NaN: it stays NaN, and the look-up stays in bounds.
         let index = scaled.nan_to_num(0.0, None, None).floor().clamp(0.0, (intervals - 1) as f64).to_kind(Kind::Int64);
         (self.slope.take(&index), self.intercept.take(&index))
@@ -103,7 +127,7 @@ mod tests {
     use super::*;
 
     fn unified(theta: &[f64]) -> Unified {
-        Unified::new(theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Double)
+        Unified::lines(theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Double)
     }
 
     fn weigh(loss: &Unified, p: f64) -> (f64, f64) {
@@ -114,7 +138,7 @@ mod tests {
 
     #[test]
     fn intervals_are_closed_below_and_the_last_one_above() {
-        let pieces = Pieces::new(&[1.0, 2.0, 0.1, 0.2], -1.0, 1.0, Device::Cpu, Kind::Double);
+        let pieces = Pieces::new(&[1.0, 2.0], &[0.1, 0.2], -1.0, Device::Cpu, Kind::Double);
         let (slope, bias) = pieces.at(&Tensor::from_slice(&[-1.5, -1.0, -1e-9, 0.0, 1.0, 1.5, f64::NAN]));
         assert_eq!(Vec::<f64>::try_from(slope).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 1.0]);
         assert_eq!(Vec::<f64>::try_from(bias).unwrap(), [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.1]);
@@ -137,9 +161,21 @@ mod tests {
 
     #[test]
     fn normalised_weights_have_mean_one() {
-        let loss = Unified::new(&[1.0, 0.0, 1.0, 0.3], 4.0, TauWeights::Normalised, Device::Cpu, Kind::Double);
+        let loss = Unified::lines(&[1.0, 0.0, 1.0, 0.3], 4.0, TauWeights::Normalised, Device::Cpu, Kind::Double);
         let p = Tensor::from_slice(&[0.1, 0.5, 0.9]);
         let (_, weight) = loss.weigh(&p, &-p.log());
         assert!((weight.mean(Kind::Double).double_value(&[]) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn derivatives_weigh_examples_by_the_interval_of_their_p() {
+        let theta = [0.0, 0.0, 0.0, 2f64.ln(), 9f64.ln()];
+        let loss = Unified::derivatives(&theta, 4.0, TauWeights::Raw, Device::Cpu, Kind::Double);
+        assert!((weigh(&loss, 0.7).1 - 4.0).abs() < 1e-12, "no more than w_max");
+        let (value, weight) = weigh(&loss, 0.2);
+        assert!((weight - 2.0).abs() < 1e-12);
+        // the integral of the weight by nll: 9 down to p = 0.5, 2 from there
+        let expected = 9.0 * 2f64.ln() + 2.0 * (0.5f64 / 0.2).ln();
+        assert!((value - expected).abs() < 1e-12, "{value} {expected}");
     }
 }

@@ -2,17 +2,55 @@
 
 use rand_distr::{Distribution, StandardNormal};
 
+use super::Settings;
 use crate::rng::{Purpose, rng};
 use crate::state::PolicyState;
 
-/// The standard normal numbers eps [P] of draw `draw` of a round.
-pub fn noise(seed: u64, round: usize, draw: usize, count: usize) -> Vec<f64> {
-    let mut rng = rng(seed, Purpose::Theta, &[round as u64, draw as u64]);
-    (0..count).map(|_| StandardNormal.sample(&mut rng)).collect()
+/// The standard normal numbers eps [P] of draw `draw` of a round; neighbours in a group are correlated if the settings
+/// say so.
+fn noise(settings: &Settings, round: usize, draw: usize, count: usize) -> Vec<f64> {
+    let mut rng = rng(settings.seed, Purpose::Theta, &[round as u64, draw as u64]);
+    let independent: Vec<f64> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();
+    if settings.smoothness == 0.0 {
+        return independent;
+    }
+    let mut smooth = Vec::with_capacity(count);
+    for &size in &settings.groups {
+        let group = &independent[smooth.len()..][..size];
+        let sum = |row: Vec<f64>| -> f64 { row.iter().zip(group).map(|(weight, eps)| weight * eps).sum() };
+        smooth.extend(smoothing(size, settings.smoothness).into_iter().map(sum));
+    }
+    smooth
+}
+
+/// [M, M]: rows of Gaussian weights around the diagonal, `length` intervals wide, each of norm 1, so that every component
+/// keeps its variance.
+fn smoothing(intervals: usize, length: f64) -> Vec<Vec<f64>> {
+    let row = |i: usize| {
+        let weights = (0..intervals).map(|j| (-((i as f64 - j as f64) / length).powi(2)).exp());
+        let weights: Vec<f64> = weights.collect();
+        let norm = norm(&weights);
+        weights.into_iter().map(|weight| weight / norm).collect()
+    };
+    (0..intervals).map(row).collect()
+}
+
+/// The thetas of a round: mu + sigma eps each, eps of its own.
+pub fn independent(settings: &Settings, state: &PolicyState, round: usize) -> Vec<Vec<f64>> {
+    let noise = |draw| noise(settings, round, draw, state.mu.len());
+    (0..settings.samples).map(|sample| theta(state, 1.0, &noise(sample))).collect()
+}
+
+/// The thetas of a round in pairs: 2k and 2k + 1 are mu + sigma eps and mu - sigma eps, eps the pair's. What is common
+/// to a pair cancels in the gradient.
+pub fn pairs(settings: &Settings, state: &PolicyState, round: usize) -> Vec<Vec<f64>> {
+    let noise = |draw| noise(settings, round, draw, state.mu.len());
+    let sign = |sample: usize| if sample.is_multiple_of(2) { 1.0 } else { -1.0 };
+    (0..settings.samples).map(|sample| theta(state, sign(sample), &noise(sample / 2))).collect()
 }
 
 /// mu + sign sigma eps [P].
-pub fn theta(state: &PolicyState, sign: f64, noise: &[f64]) -> Vec<f64> {
+fn theta(state: &PolicyState, sign: f64, noise: &[f64]) -> Vec<f64> {
     let PolicyState { mu, sigma, .. } = state;
     mu.iter().zip(sigma).zip(noise).map(|((mu, sigma), eps)| mu + sign * sigma * eps).collect()
 }
@@ -42,7 +80,9 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_the_gaussians_log_density() {
         let state = PolicyState { mu: vec![0.3, -1.0], sigma: vec![0.2; 2], step: 0, memory: Vec::new() };
-        let thetas: Vec<Vec<f64>> = (0..5).map(|draw| theta(&state, 1.0, &noise(5, 0, draw, 2))).collect();
+        let settings =
+            Settings { samples: 5, learning_rate: 0.0, betas: [0.0; 2], seed: 5, groups: Vec::new(), smoothness: 0.0 };
+        let thetas = independent(&settings, &state, 0);
         let advantages = [0.7, -1.2, 0.1, 1.4, -1.0];
         let found = gradient(&state, &thetas, &advantages);
         let objective = |mu: &[f64]| -> f64 {
@@ -63,5 +103,28 @@ mod tests {
             let numerical = (objective(&high) - objective(&low)) / 2e-6;
             assert!((found[i] - numerical).abs() < 1e-5 * (1.0 + numerical.abs()), "{} {numerical}", found[i]);
         }
+    }
+
+    #[test]
+    fn smooth_draws_keep_their_variance_and_neighbours_are_correlated() {
+        let settings = Settings {
+            samples: 2000,
+            learning_rate: 0.0,
+            betas: [0.0; 2],
+            seed: 5,
+            groups: vec![4, 4],
+            smoothness: 1.5,
+        };
+        let state = PolicyState { mu: vec![0.0; 8], sigma: vec![1.0; 8], step: 0, memory: Vec::new() };
+        let thetas = independent(&settings, &state, 0);
+        let covariance = |i: usize, j: usize| thetas.iter().map(|theta| theta[i] * theta[j]).sum::<f64>() / 2000.0;
+        let weights = |i: i32| [0, 1, 2, 3].map(|j| (-(f64::from(i - j) / 1.5).powi(2)).exp());
+        let product = |i, j| weights(i).iter().zip(weights(j)).map(|(a, b)| a * b).sum::<f64>();
+        for (i, j) in [(0, 0), (1, 1), (1, 2), (0, 3)] {
+            let expected = product(i, j) / (product(i, i) * product(j, j)).sqrt();
+            let found = covariance(i as usize, j as usize);
+            assert!((found - expected).abs() < 0.1, "{i}, {j}: {found} {expected}");
+        }
+        assert!(covariance(3, 4).abs() < 0.1, "groups are independent");
     }
 }

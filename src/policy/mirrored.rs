@@ -1,5 +1,4 @@
-//! Antithetic pairs: samples 2k and 2k + 1 are mu + sigma eps and mu - sigma eps; learns as `reinforce` does. What is
-//! common to a pair cancels in the gradient.
+//! Antithetic pairs; learns as `reinforce` does.
 
 use super::reinforce::Reinforce;
 use super::{Policy, Settings, Start, Update, gaussian};
@@ -12,17 +11,13 @@ pub struct Mirrored {
 
 impl Mirrored {
     pub fn new(start: Start) -> Mirrored {
-        Mirrored { settings: start.settings, learner: Reinforce::new(start) }
+        Mirrored { settings: start.settings.clone(), learner: Reinforce::new(start) }
     }
 }
 
 impl Policy for Mirrored {
     fn ask(&self, round: usize) -> Vec<Vec<f64>> {
-        let Settings { samples, seed, .. } = self.settings;
-        let state = self.state();
-        let noise = |draw| gaussian::noise(seed, round, draw, state.mu.len());
-        let sign = |sample: usize| if sample.is_multiple_of(2) { 1.0 } else { -1.0 };
-        (0..samples).map(|sample| gaussian::theta(state, sign(sample), &noise(sample / 2))).collect()
+        gaussian::pairs(&self.settings, self.state(), round)
     }
 
     fn tell(&mut self, thetas: &[Vec<f64>], rewards: &[f64]) -> Update {
@@ -44,7 +39,14 @@ mod tests {
 
     #[test]
     fn samples_come_in_pairs_around_mu() {
-        let settings = Settings { samples: 6, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5 };
+        let settings = Settings {
+            samples: 6,
+            learning_rate: 0.05,
+            betas: [0.9, 0.999],
+            seed: 5,
+            groups: Vec::new(),
+            smoothness: 0.0,
+        };
         let policy = Mirrored::new(Start { settings, mu: vec![0.5, 1.0], sigma: vec![0.2; 2] });
         let thetas = policy.ask(3);
         for (i, mu) in [0.5, 1.0].into_iter().enumerate() {

@@ -6,7 +6,7 @@
 //!
 //! // which theta has the largest reward? mu should come near (2, -1)
 //! let reward = |theta: &[f64]| -(theta[0] - 2.0).powi(2) - (theta[1] + 1.0).powi(2);
-//! let settings = Settings { samples: 8, learning_rate: 0.1, betas: [0.9, 0.999], seed: 1 };
+//! let settings = Settings { samples: 8, learning_rate: 0.1, betas: [0.9, 0.999], seed: 1, groups: Vec::new(), smoothness: 0.0 };
 //! let mut policy = policy::find("mirrored").unwrap().start(settings, vec![0.0, 0.0], vec![0.2, 0.2]);
 //! for round in 0..100 {
 //!     let thetas = policy.ask(round);
@@ -21,12 +21,17 @@
 
 mod adam;
 mod advantage;
+mod evidence;
 mod fixed;
 mod gaussian;
 mod mirrored;
+mod natural;
 mod reinforce;
+mod select;
 
 use crate::state::PolicyState;
+
+pub use evidence::{length_by_chance, length_in_sigmas};
 
 /// Every policy, by the name that `search.policy` has.
 pub const POLICIES: &[PolicyKind] = &[
@@ -34,19 +39,36 @@ pub const POLICIES: &[PolicyKind] = &[
         name: "reinforce",
         about: "the paper's: independent draws, Adam along the gradient",
         pairs: false,
+        smooth: false,
         new: |start| Box::new(reinforce::Reinforce::new(start)),
     },
     PolicyKind {
         name: "fixed",
         about: "draws, but never learns: a control",
         pairs: false,
+        smooth: true,
         new: |start| Box::new(fixed::Fixed::new(start)),
     },
     PolicyKind {
         name: "mirrored",
         about: "draws in pairs around the mean; needs an even number of samples",
         pairs: true,
+        smooth: false,
         new: |start| Box::new(mirrored::Mirrored::new(start)),
+    },
+    PolicyKind {
+        name: "natural",
+        about: "pairs, and natural-gradient steps in units of sigma along a smoothed path",
+        pairs: true,
+        smooth: true,
+        new: |start| Box::new(natural::Natural::new(start)),
+    },
+    PolicyKind {
+        name: "select",
+        about: "every sample has the mean's loss, and the best goes on: a control",
+        pairs: false,
+        smooth: true,
+        new: |start| Box::new(select::Select::new(start)),
     },
 ];
 
@@ -83,7 +105,7 @@ impl Update {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// B
     pub samples: usize,
@@ -93,6 +115,10 @@ pub struct Settings {
     pub betas: [f64; 2],
     /// The run's.
     pub seed: u64,
+    /// Sizes of theta's groups, whose components are neighbours.
+    pub groups: Vec<usize>,
+    /// Over how many neighbours draws are correlated; 0: they are independent.
+    pub smoothness: f64,
 }
 
 /// Where a policy starts.
@@ -112,6 +138,8 @@ pub struct PolicyKind {
     pub about: &'static str,
     /// Whether samples come in pairs, so that B must be even.
     pub pairs: bool,
+    /// Whether draws may be correlated. Adam's steps follow a gradient that is that of independent components.
+    pub smooth: bool,
     new: fn(Start) -> Box<dyn Policy>,
 }
 
@@ -131,7 +159,14 @@ mod tests {
     use super::*;
 
     fn start(name: &str, mu: Vec<f64>, sigma: f64) -> Box<dyn Policy> {
-        let settings = Settings { samples: 32, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5 };
+        let settings = Settings {
+            samples: 32,
+            learning_rate: 0.05,
+            betas: [0.9, 0.999],
+            seed: 5,
+            groups: Vec::new(),
+            smoothness: 0.0,
+        };
         let sigma = vec![sigma; mu.len()];
         find(name).unwrap().start(settings, mu, sigma)
     }
@@ -141,7 +176,7 @@ mod tests {
 
     #[test]
     fn mu_reaches_the_target_of_a_synthetic_reward() {
-        for name in ["reinforce", "mirrored"] {
+        for name in ["reinforce", "mirrored", "natural"] {
             let mut policy = start(name, IDENTITY.into(), 0.2);
             let target = [1.5, 0.4, 0.5, -0.5, 0.7, 1.3, 0.2, -0.2];
             let reward = |theta: &[f64]| -theta.iter().zip(target).map(|(x, target)| (x - target).powi(2)).sum::<f64>();

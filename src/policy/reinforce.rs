@@ -11,15 +11,13 @@ pub struct Reinforce {
 
 impl Reinforce {
     pub fn new(start: Start) -> Reinforce {
-        Reinforce { settings: start.settings, state: adam::start(start) }
+        Reinforce { settings: start.settings.clone(), state: adam::start(start) }
     }
 }
 
 impl Policy for Reinforce {
     fn ask(&self, round: usize) -> Vec<Vec<f64>> {
-        let Settings { samples, seed, .. } = self.settings;
-        let noise = |draw| gaussian::noise(seed, round, draw, self.state.mu.len());
-        (0..samples).map(|sample| gaussian::theta(&self.state, 1.0, &noise(sample))).collect()
+        gaussian::independent(&self.settings, &self.state, round)
     }
 
     fn tell(&mut self, thetas: &[Vec<f64>], rewards: &[f64]) -> Update {
@@ -41,7 +39,14 @@ mod tests {
     use super::*;
 
     fn policy(mu: Vec<f64>, sigma: Vec<f64>) -> Reinforce {
-        let settings = Settings { samples: 4, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5 };
+        let settings = Settings {
+            samples: 4,
+            learning_rate: 0.05,
+            betas: [0.9, 0.999],
+            seed: 5,
+            groups: Vec::new(),
+            smoothness: 0.0,
+        };
         Reinforce::new(Start { settings, mu, sigma })
     }
 

@@ -53,6 +53,10 @@ pub struct EpochRecord {
     /// |gradient of mu| and |change of mu| (Euclidean); 0 where there was no update.
     pub gradient_norm: f64,
     pub delta_norm: f64,
+    /// |change of mu| in units of sigma, and what it would have been had the rewards been dealt out at random
+    /// (`policy::length_by_chance`); 0 where there was no update.
+    pub delta_sigmas: f64,
+    pub chance_sigmas: f64,
     /// Training images per second over all ranks.
     pub images_per_second: f64,
     /// Seconds of the whole epoch, of waiting for the slowest rank, of Allgather + policy + Bcast, and of writing the
@@ -133,6 +137,8 @@ pub const EPOCH_COLUMNS: &[Column<EpochRecord>] = &[
     derived!(Count "failed", "1", "number of samples that failed", EpochRecord::failed, None),
     stored!(Number gradient_norm, "1", "Euclidean norm of the gradient of mu", 0, shown("|grad|", 9, 3)),
     stored!(Number delta_norm, "1", "Euclidean norm of the change of mu", 0, shown("|dmu|", 7, 3)),
+    stored!(Number delta_sigmas, "1", "norm of the change of mu in units of sigma", 1, None),
+    stored!(Number chance_sigmas, "1", "delta_sigmas if the same rewards had been dealt out at random, root mean square", 1, None),
     derived!(Number "train_loss", "1", "mean training loss", |r| mean(&r.finite(|s| s.train_loss)), shown("train loss", 12, 4)),
     stored!(Number images_per_second, "1/s", "training images per second over all ranks", 0, shown("images/s", 10, 0)),
     stored!(Number seconds, "s", "wall-clock time of the epoch", 0, None),

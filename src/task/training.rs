@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::{Epoch, Task};
-use crate::config::Config;
+use crate::config::{Config, RewardWeights};
 use crate::data::{Augment, Balanced, Dataset, LabelChange, batches, shuffled};
 use crate::error::Result;
 use crate::state::TensorSpec;
@@ -55,11 +55,12 @@ impl Task for Supervised {
     }
 
     fn reward(&mut self) -> Result<f64> {
-        self.goal.reward(&mut self.training)
+        let averaged = self.training.config.search.reward_weights == Some(RewardWeights::Average);
+        self.measure(averaged, |goal, training| goal.reward(training))
     }
 
     fn test(&mut self) -> Result<Vec<(String, f64)>> {
-        self.goal.test(&mut self.training)
+        self.measure(true, |goal, training| goal.test(training))
     }
 
     fn specs(&self) -> &[TensorSpec] {
@@ -76,6 +77,19 @@ impl Task for Supervised {
 
     fn learning_rate(&self, epoch: usize) -> f64 {
         learning_rate(&self.training.config.train, epoch)
+    }
+}
+
+impl Supervised {
+    /// Measures the average of the weights, where one is kept and wanted, or the weights themselves.
+    fn measure<T>(&mut self, averaged: bool, of: impl FnOnce(&dyn Goal, &mut Training) -> Result<T>) -> Result<T> {
+        if !averaged {
+            return of(&*self.goal, &mut self.training);
+        }
+        self.training.trainer.swap_average();
+        let found = of(&*self.goal, &mut self.training);
+        self.training.trainer.swap_average();
+        found
     }
 }
 

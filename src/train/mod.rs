@@ -1,5 +1,6 @@
 //! Training one sample model: replicas on the rank's devices, an optimiser on one flat buffer, a schedule.
 
+mod average;
 mod normalisation;
 mod optimizer;
 mod replicas;

@@ -10,12 +10,14 @@ use crate::error::Result;
 use crate::model::{Model, TensorLayout};
 use crate::state::TensorSpec;
 
+use super::average::Average;
 use super::{Normalisation, Optimizer, Replicas, Step};
 
 pub struct Trainer {
     config: config::Config,
     replicas: Replicas,
     optimizer: Optimizer,
+    average: Option<Average>,
     specs: Vec<TensorSpec>,
 }
 
@@ -65,8 +67,11 @@ impl Trainer {
         devices: &[Device],
     ) -> Trainer {
         let mut replicas = Replicas::new(config, model, layout, normalisation, devices);
-        let optimizer = Optimizer::new(&config.train, layout, &replicas.first().0.flat);
-        Trainer { config: config.clone(), replicas, optimizer, specs: specs(layout, config.train.optimizer) }
+        let weights = replicas.first().0;
+        let optimizer = Optimizer::new(&config.train, layout, &weights.flat);
+        let average = config.train.average.map(|epochs| Average::new(epochs, weights));
+        let specs = specs(layout, config.train.optimizer, average.is_some());
+        Trainer { config: config.clone(), replicas, optimizer, average, specs }
     }
 
     /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [4M] (or the configured fixed loss).
@@ -93,6 +98,9 @@ impl Trainer {
             total += found.to_kind(Kind::Double) * size;
             let (weights, gradient) = self.replicas.first();
             self.optimizer.step(&mut weights.flat, gradient, rate, step);
+            if let Some(average) = &mut self.average {
+                average.follow(weights, plan.steps);
+            }
             self.replicas.synchronise();
             examples += size;
             if !observer.step(size as usize) {
@@ -130,7 +138,17 @@ impl Trainer {
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
     }
 
-    /// Where each named tensor lies in the state vector: parameters, buffers, optimiser state.
+    /// Puts the average in the place of the weights, to be measured; a second call undoes it. Without an average this
+    /// does nothing.
+    pub fn swap_average(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap(self.replicas.first().0);
+            self.replicas.synchronise();
+        }
+    }
+
+    /// Where each named tensor lies in the state vector: parameters, buffers, their average, optimiser state. The model
+    /// is the average where one is kept.
     pub fn specs(&self) -> &[TensorSpec] {
         &self.specs
     }
@@ -158,11 +176,16 @@ impl Trainer {
 
     fn state_tensors(&mut self) -> Vec<&mut Tensor> {
         let weights = self.replicas.first().0;
-        [&mut weights.flat, &mut weights.flat_buffers].into_iter().chain(self.optimizer.state()).collect()
+        let average = self.average.as_mut().into_iter().flat_map(Average::state);
+        [&mut weights.flat, &mut weights.flat_buffers]
+            .into_iter()
+            .chain(average)
+            .chain(self.optimizer.state())
+            .collect()
     }
 }
 
-fn specs(layout: &TensorLayout, optimizer: config::OptimizerName) -> Vec<TensorSpec> {
+fn specs(layout: &TensorLayout, optimizer: config::OptimizerName, averaged: bool) -> Vec<TensorSpec> {
     let (parameters, buffers) = layout.entries();
     let mut specs = Vec::new();
     let mut start = 0;
@@ -177,8 +200,10 @@ fn specs(layout: &TensorLayout, optimizer: config::OptimizerName) -> Vec<TensorS
         }
         start += entries.iter().map(|entry| entry.count()).sum::<usize>();
     };
-    add(&parameters, &|name| format!("model/{name}"));
-    add(&buffers, &|name| format!("model/{name}"));
+    for group in if averaged { &["last", "model"][..] } else { &["model"] } {
+        add(&parameters, &|name| format!("{group}/{name}"));
+        add(&buffers, &|name| format!("{group}/{name}"));
+    }
     for slot in Optimizer::slots(optimizer) {
         add(&parameters, &|name| format!("optimizer/{name}/{slot}"));
     }

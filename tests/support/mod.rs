@@ -30,6 +30,18 @@ pub const SMALL: &[&str] = &[
     "--set=train.batch_size=32",
 ];
 
+/// More of `SMALL`: every option of a search beyond the paper's.
+pub const NATURAL: &[&str] = &[
+    "--policy=natural",
+    "--set=search.space=derivatives",
+    "--set=search.smoothness=1.5",
+    "--set=search.learning_rate=1.0",
+    "--set=search.betas=[0.5, 0.0]",
+    "--set=search.round_epochs=2",
+    "--set=train.milestones=[1]",
+    "--set=train.average=0.3",
+];
+
 /// `mpirun -n ranks amlfs arguments...`, not yet started.
 pub fn mpirun(ranks: usize, arguments: &[&str]) -> Command {
     let mut command = mpirun_program(ranks, Path::new(AMLFS));

@@ -6,6 +6,7 @@ mod glyph_images;
 mod glyphs;
 mod persons;
 mod resized;
+mod scaled;
 
 pub use cifar::Cifar10;
 pub use encoded::{Encoded, EncodedImages};
@@ -13,3 +14,4 @@ pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
 pub use persons::Persons;
 pub use resized::{Resized, resize};
+pub use scaled::Scaled;
