@@ -64,16 +64,21 @@ class Run:
         return f"{' '.join(self.command)}\nended with {done.returncode}; see {output.name}"
 
     def metrics(self, binary):
-        """What the test set said, and where mu ended."""
+        """What the test set said, how long it took, and where mu ended."""
         found = subprocess.run([binary, "inspect", "--json", self.directory / "final.h5"], capture_output=True)
         if found.returncode != 0:
             sys.exit(found.stderr.decode())
         found = json.loads(found.stdout)
-        return {**found["test"], "seconds": sum(row["seconds"] for row in found["history"])}
+        seconds = sum(row["seconds"] for row in found["history"])
+        return {**found["test"], "seconds": seconds, "mu": " ".join(map(str, found["policy"]["mu"]))}
 
 
 def grid_seeds(grid, arm):
     return grid["arms"][arm].get("seeds", grid["seeds"])
+
+
+def grid_tasks(grid, arm):
+    return grid["arms"][arm].get("tasks", grid["tasks"])
 
 
 def read_grid(path):
@@ -88,6 +93,10 @@ def read_grid(path):
         other = declared.get("from")
         if other is not None and (other not in grid["arms"] or len(grid_seeds(grid, other)) < len(grid_seeds(grid, arm))):
             sys.exit(f"{path}: arms.{arm}.from = {other}: no arm with as many seeds")
+    for name, direction in grid.get("directions", {}).items():
+        for sign, factor in (("+", 1), ("-", -1)):
+            mu = ", ".join(str(float(factor * value)) for value in direction)
+            grid["arms"][name + sign] = {"arguments": ["--policy=select", "--samples=1", f"--set=search.mu=[{mu}]"]}
     return grid
 
 
@@ -130,15 +139,22 @@ def mean_and_error(values):
     return statistics.fmean(values), error
 
 
-def tables(grid, runs, options):
-    """Prints a table for each task, and writes every run's figures to OUT/runs.csv."""
-    metric, scale, baseline = grid["metric"], grid.get("scale", 1.0), grid.get("baseline")
+def report(grid, runs, options):
+    """Prints what complete runs say, and writes their figures to OUT/runs.csv."""
     found = {(run.task, run.arm, run.seed): run.metrics(options.binary) for run in runs if run.complete()}
     with open(options.out / "runs.csv", "w", newline="") as file:
         names = sorted({name for metrics in found.values() for name in metrics})
         writer = csv.writer(file)
         writer.writerow(["task", "arm", "seed", *names])
         writer.writerows([*key, *(metrics.get(name) for name in names)] for key, metrics in found.items())
+    tables(grid, found)
+    if "directions" in grid:
+        agreement(grid, found)
+
+
+def tables(grid, found):
+    """A table for each task: means, standard errors, and differences from other arms."""
+    metric, scale, baseline = grid["metric"], grid.get("scale", 1.0), grid.get("baseline")
     for task in grid["tasks"]:
         print(f"\n{task}: {metric}, mean +- standard error over seeds; differences are paired by seed\n")
         against = [arm for arm in [baseline, *grid.get("compare", [])] if arm]
@@ -157,6 +173,24 @@ def tables(grid, runs, options):
                 difference = "{:+.2f} +- {:.2f}".format(*mean_and_error(pairs)) if pairs else ""
                 cells.append(difference)
             print("| " + " | ".join(cells) + " |")
+
+
+def agreement(grid, found):
+    """What each direction does when it is held through a training, beside where the searches' means went along it."""
+    metric, scale, name_of_search = grid["metric"], grid.get("scale", 1.0), grid["learned"]
+    for task in grid["tasks"]:
+        print(f"\n{task}: half the difference of {metric} between a direction's two ends, and the means of '{name_of_search}' "
+              "along it in its lengths, each +- standard error over seeds\n")
+        print("| direction | ends | learned |\n|---|---|---|")
+        for name, direction in grid["directions"].items():
+            effects = [scale * (found[task, name + "+", seed][metric] - found[task, name + "-", seed][metric]) / 2
+                       for seed in grid["seeds"] if {(task, name + sign, seed) for sign in "+-"} <= found.keys()]
+            length = sum(value * value for value in direction)
+            means = [map(float, metrics["mu"].split())
+                     for (other, arm, _), metrics in found.items() if (other, arm) == (task, name_of_search)]
+            learned = [sum(mu * value for mu, value in zip(mean, direction)) / length for mean in means]
+            cells = ["{:+.2f} +- {:.2f}".format(*mean_and_error(values)) if values else "" for values in (effects, learned)]
+            print(f"| {name} | {cells[0]} | {cells[1]} |")
 
 
 def main():
@@ -178,7 +212,8 @@ def main():
         if not (options.data / "test_batch.bin").exists():
             cifar_subset(full, options.data, **subset)
     runs = [Run(grid, task, arm, seed, options)
-            for arm, task in itertools.product(grid["arms"], grid["tasks"]) for seed in grid_seeds(grid, arm)]
+            for arm, task in itertools.product(grid["arms"], grid["tasks"]) if task in grid_tasks(grid, arm)
+            for seed in grid_seeds(grid, arm)]
 
     if options.list:
         for number, run in enumerate(runs):
@@ -186,7 +221,7 @@ def main():
     elif options.task is not None:
         sys.exit(runs[options.task].run())
     elif options.table:
-        tables(grid, runs, options)
+        report(grid, runs, options)
     else:
         failed = []
         # runs that start from others' results come after them
@@ -196,7 +231,7 @@ def main():
                 failed += [why for why in pool.map(Run.run, wanted) if why]
         if failed:
             sys.exit("\n".join(failed))
-        tables(grid, runs, options)
+        report(grid, runs, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ env_file=$(scripts/setup.sh)
 # shellcheck source=/dev/null
 . "$env_file"
 
-shellcheck scripts/* slurm/* .ci/run
+shellcheck scripts/*.sh slurm/* .ci/run
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 # one test program after the other, as cargo does; those that start ranks take the machine's cores themselves

@@ -51,7 +51,18 @@ pub fn policy(config: &config::Config) -> Box<dyn Policy> {
         return policy.start(settings, Vec::new(), Vec::new());
     }
     let mu = search.mu.clone().unwrap_or_else(|| space.identity());
-    policy.start(settings, mu, search.component_sigmas())
+    policy.with_schedule(settings, mu, search.component_sigmas(), search.schedule.clone())
+}
+
+/// How many rounds teach the policy something.
+pub fn searched_rounds(config: &config::Config) -> usize {
+    let (mut epoch, mut rounds) = (0, 0);
+    while epoch < config.train.epochs {
+        let round = Round::next(config, epoch);
+        rounds += usize::from(!round.warmup);
+        epoch = round.epochs.end;
+    }
+    rounds
 }
 
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
@@ -182,11 +193,12 @@ struct Timings {
 
 impl Round {
     /// The round after `epoch` completed epochs. It ends before its time with the warm-up and where the learning rate
-    /// falls: what is learned at one rate need not hold at the next.
+    /// falls: what is learned at one rate need not hold at the next. A round of all epochs is whole.
     fn next(config: &config::Config, epoch: usize) -> Round {
         let config::Config { search, train, .. } = config;
         let warmup = epoch < search.warmup_epochs;
-        let ends = [&train.milestones[..], &[search.warmup_epochs, train.epochs]].concat();
+        let milestones = if search.round_epochs < train.epochs { &train.milestones[..] } else { &[] };
+        let ends = [milestones, &[search.warmup_epochs, train.epochs]].concat();
         let limit = ends.into_iter().filter(|&end| end > epoch).min().expect("there is an epoch left");
         Round {
             epochs: epoch..(epoch + search.round_epochs).min(limit),

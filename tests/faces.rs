@@ -14,6 +14,7 @@ use support::{amlfs, assert_code, assert_same, errors, final_without_timings, fi
 /// A search of seconds on 32 x 32 images. On CPU, where the bits are promised.
 const SMALL_FACES: &[&str] = &[
     "--preset=faces-small",
+    "--search=paper",
     "--device=cpu",
     "--threads=1",
     "--samples=4",

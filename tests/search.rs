@@ -117,7 +117,7 @@ fn copy(progress: &Progress) -> Progress {
 }
 
 fn config(settings: &[&str]) -> Config {
-    let mut layers = Layers::new(Some("demo"), None).unwrap();
+    let mut layers = Layers::new(Some("demo"), None, Some("paper")).unwrap();
     let common = [
         "search.intervals=1",
         "search.policy=reinforce",
@@ -217,11 +217,14 @@ fn a_round_of_several_epochs_has_one_exchange_and_history_counts_epochs() {
 
 #[test]
 fn a_round_ends_with_a_milestone_and_with_the_warm_up() {
-    let config =
-        config(&["search.round_epochs=4", "search.warmup_epochs=1", "train.milestones=[3, 9]", "train.epochs=8"]);
-    let progress = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
-    let ends: Vec<usize> = (1..=8).filter(|&epoch| progress.history[epoch - 1].best >= 0).collect();
+    let trained =
+        |settings: &[&str]| run(&config(settings), &mut Earnings::new(), &mut Memory::default(), None).unwrap().history;
+    let history =
+        trained(&["search.round_epochs=4", "search.warmup_epochs=1", "train.milestones=[3, 9]", "train.epochs=8"]);
+    let ends: Vec<usize> = (1..=8).filter(|&epoch| history[epoch - 1].best >= 0).collect();
     assert_eq!(ends, [1, 3, 7, 8]);
+    let whole = trained(&["search.round_epochs=6", "train.milestones=[3]"]);
+    assert!(whole[..5].iter().all(|record| record.best < 0), "a run of one round");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod evaluate;
 mod export;
 mod inspect;
+mod learned;
 mod prepare;
 mod search;
 
@@ -17,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::Search(arguments) => search::run(&arguments, None),
-        Command::Train(arguments) => search::run(&arguments.run, Some(&arguments.loss)),
+        Command::Search(arguments) => search::search(&arguments),
+        Command::Train(arguments) => search::train(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),

@@ -1,15 +1,14 @@
-//! The search, and `train`: the same with one fixed loss.
+//! The search, and `train`: the same with a fixed loss, or with what a search learned.
 
 use tch::Device;
 
-use super::on_all_ranks;
+use super::{learned, on_all_ranks};
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
-use crate::cli::RunArguments;
+use crate::cli::{RunArguments, TrainArguments};
 use crate::comm::{self, Comm};
 use crate::config::{self, Config, Source};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::loss::Function;
 use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
@@ -18,9 +17,43 @@ use crate::stop::Stop;
 use crate::task::{self, Task};
 use crate::terminal;
 
-pub fn run(arguments: &RunArguments, loss: Option<&str>) -> Result<()> {
+pub fn search(arguments: &RunArguments) -> Result<()> {
+    run(arguments, || {
+        let config = match &arguments.init_mu {
+            Some(file) => learned::started_from(arguments, file)?,
+            None => arguments.layers(None)?.resolve()?,
+        };
+        if config.space().intervals == 0 {
+            let why = "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME";
+            return Err(Error::config(why));
+        }
+        Ok(config)
+    })
+}
+
+pub fn train(arguments: &TrainArguments) -> Result<()> {
+    run(&arguments.run, || match (&arguments.loss, &arguments.replay) {
+        (_, Some(file)) => learned::replayed(&arguments.run, file, arguments.replay_as),
+        (Some(loss), None) => {
+            let config = arguments.run.layers(Some(loss))?.resolve()?;
+            if config.space().intervals > 0 {
+                let why = "--loss unified: this loss is searched, not trained with; leave 'train' out";
+                return Err(Error::config(why));
+            }
+            Ok(config)
+        }
+        (None, None) => unreachable!("the parser wants one of them"),
+    })
+}
+
+fn run(arguments: &RunArguments, config: impl FnOnce() -> Result<Config>) -> Result<()> {
     // What every rank can see by itself fails on all of them, before MPI; one says so.
-    let (config, devices) = settings(arguments, loss).map_err(only_rank_0_speaks)?;
+    let decided = config().and_then(|config| {
+        tch::set_num_threads(config.run.threads as i32);
+        let devices = device::choose(&config.run)?;
+        Ok((config, devices))
+    });
+    let (config, devices) = decided.map_err(only_rank_0_speaks)?;
     on_all_ranks(|comm| with_ranks(arguments, &config, &devices, comm))
 }
 
@@ -31,25 +64,11 @@ fn only_rank_0_speaks(error: Error) -> Error {
     }
 }
 
-/// Everything that is decided before MPI_Init.
-fn settings(arguments: &RunArguments, loss: Option<&str>) -> Result<(Config, Vec<Device>)> {
-    let config = arguments.resolve(loss)?;
-    let searched = matches!(config.loss.function, Function::Unified { .. });
-    if loss.is_none() && !searched {
-        return Err(Error::config(
-            "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME",
-        ));
-    }
-    if loss.is_some() && searched {
-        return Err(Error::config("--loss unified: this loss is searched, not trained with; leave 'train' out"));
-    }
-    tch::set_num_threads(config.run.threads as i32);
-    let devices = device::choose(&config.run)?;
-    Ok((config, devices))
-}
-
 fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<()> {
     check_size(config, comm)?;
+    if comm.is_root() {
+        warn_of_few_rounds(config);
+    }
     device::check(devices, comm)?;
     // before anything is written, so that a wrong path leaves no run directory behind
     let mut task = open_task(arguments, config, devices, comm)?;
@@ -74,6 +93,19 @@ fn check_size(config: &Config, comm: &Comm) -> Result<()> {
     let text =
         format!("search.samples = {samples}: fewer than the {ranks} MPI ranks; a rank without a sample has no work");
     comm.agree(Err(Error::config(text)))
+}
+
+fn warn_of_few_rounds(config: &Config) {
+    let (rounds, policy) = (search::searched_rounds(config), config.policy);
+    if config.space().intervals > 0 && rounds < policy.least_rounds {
+        log::warn!(
+            "search.round_epochs = {}: the policy '{}' has {rounds} rounds to learn in, and wants {} to move the mean by \
+             a few sigmas (docs/search.md)",
+            config.search.round_epochs,
+            policy.name,
+            policy.least_rounds
+        );
+    }
 }
 
 /// The task, with the weights to start from unless there is a checkpoint to continue.
@@ -224,6 +256,14 @@ fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task)
     let megabytes = |numbers: usize| numbers as f64 * 4.0 / 1e6;
     let config::Search { samples, round_epochs, .. } = config.search;
     println!("\n# plan");
+    let search = config.search.name.as_deref().unwrap_or("as set");
+    let (rounds, policy) = (search::searched_rounds(config), config.policy.name);
+    if config.space().intervals > 0 {
+        println!(
+            "# search: {search}; policy {policy}, {} numbers to learn in {rounds} rounds",
+            config.space().dimension()
+        );
+    }
     println!("# {} rank(s), {} sample(s): {} per rank at most", comm.size(), samples, samples.div_ceil(comm.size()));
     println!("# rank 0 computes on {}, with {} thread(s)", device::describe(devices), config.run.threads);
     println!("# {}", task.describe());

@@ -207,9 +207,12 @@ fn check_start(search: &Search) -> Check {
         at_least("search.sigmas", sigma, 0.0)?;
     }
     let dimension = space.dimension();
-    let fits = |mu: &Vec<f64>| mu.len() == dimension && mu.iter().all(|value| value.is_finite());
+    let fits = |mu: &[f64]| mu.len() == dimension && mu.iter().all(|value| value.is_finite());
     let numbers = format!("{dimension} finite numbers: {}", space.names().join(", "));
-    ensure(search.mu.as_ref().is_none_or(fits), "search.mu", &numbers)
+    ensure(search.mu.as_deref().is_none_or(fits), "search.mu", &numbers)?;
+    ensure(search.schedule.iter().all(|row| fits(row)), "search.schedule", &format!("rows of {numbers}"))?;
+    let unused = search.schedule.is_empty() || search.policy == "select";
+    ensure(unused, "search.schedule", "left out: only the policy 'select' follows one")
 }
 
 fn check_train(train: &Train) -> Check {

@@ -8,50 +8,69 @@ use super::{Config, TypedConfig};
 use crate::error::{Error, Result};
 
 const DEFAULTS: &str = include_str!("../presets/defaults.toml");
-const PRESETS: &[(&str, &str)] = &[
-    ("cifar10", include_str!("../presets/cifar10.toml")),
-    ("demo", include_str!("../presets/demo.toml")),
-    ("megaface", include_str!("../presets/megaface.toml")),
-    ("faces-small", include_str!("../presets/faces-small.toml")),
-    ("market1501-spherereid", SPHEREREID),
-    ("market1501-sft", SFT),
-    ("market1501-mgn", MGN),
+/// Name, text, and the search that it has unless --search says another: presets for the paper's tasks have the paper's.
+const PRESETS: &[(&str, &str, &str)] = &[
+    ("cifar10", include_str!("../presets/cifar10.toml"), PAPER),
+    ("demo", include_str!("../presets/demo.toml"), ROBUST),
+    ("megaface", include_str!("../presets/megaface.toml"), PAPER),
+    ("faces-small", include_str!("../presets/faces-small.toml"), ROBUST),
+    ("market1501-spherereid", SPHEREREID, PAPER),
+    ("market1501-sft", SFT, PAPER),
+    ("market1501-mgn", MGN, PAPER),
     // no source has other settings for DukeMTMC-reID
-    ("dukemtmc-spherereid", SPHEREREID),
-    ("dukemtmc-sft", SFT),
-    ("dukemtmc-mgn", MGN),
+    ("dukemtmc-spherereid", SPHEREREID, PAPER),
+    ("dukemtmc-sft", SFT, PAPER),
+    ("dukemtmc-mgn", MGN, PAPER),
 ];
+const PAPER: &str = "paper";
+const ROBUST: &str = "robust";
+/// How to search, by the name that `--search` has: a layer over any preset.
+pub const SEARCHES: &[(&str, &str)] =
+    &[(PAPER, include_str!("../presets/search-paper.toml")), (ROBUST, include_str!("../presets/search-robust.toml"))];
 const SPHEREREID: &str = include_str!("../presets/reid-spherereid.toml");
 const SFT: &str = include_str!("../presets/reid-sft.toml");
 const MGN: &str = include_str!("../presets/reid-mgn.toml");
 /// A preset's table of settings for single fixed losses: `[recipes.a-softmax.train]` and so on.
 const RECIPES: &str = "recipes";
+/// A preset's settings that differ from a search's own: `[searches.robust.train]` and so on.
+const PRESET_SEARCHES: &str = "searches";
 
 /// The layers of a configuration, lowest first, each with the name of its source.
 pub struct Layers(Vec<(String, Table)>);
 
 impl Layers {
-    /// The defaults and, if named, a preset with its recipe for the fixed loss `loss`. Error: an unknown preset.
-    pub fn new(preset: Option<&str>, loss: Option<&str>) -> Result<Layers> {
+    /// The defaults and, if named, a preset with its recipe for the fixed loss `fixed`, and a search, the preset's own
+    /// unless another is named. Error: an unknown preset or search.
+    pub fn new(preset: Option<&str>, fixed: Option<&str>, search: Option<&str>) -> Result<Layers> {
         let mut layers = Layers(vec![("defaults".into(), parse(DEFAULTS).expect("defaults.toml is valid"))]);
-        if let Some(name) = preset {
-            let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
-                let known: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-                return Err(Error::config(format!(
-                    "--preset {name}: there is no such preset; known: {}",
-                    known.join(", ")
-                )));
+        let Some(name) = preset else {
+            return match search {
+                Some(search) => layers.add_search(search, None).map(|()| layers),
+                None => Ok(layers),
             };
-            let mut table = parse(text).expect("presets are valid");
-            let recipes = table.remove(RECIPES);
-            layers.0.push((format!("preset {name}"), table));
-            let recipe =
-                loss.and_then(|loss| recipes?.get(loss)?.as_table().cloned().map(|recipe| (loss.to_owned(), recipe)));
-            if let Some((loss, recipe)) = recipe {
-                layers.0.push((format!("preset {name}, recipe {loss}"), recipe));
-            }
+        };
+        let Some((_, text, own_search)) = PRESETS.iter().find(|(known, ..)| *known == name) else {
+            return Err(unknown("--preset", name, "preset", PRESETS.iter().map(|(name, ..)| *name)));
+        };
+        let mut table = parse(text).expect("presets are valid");
+        let (mut recipes, mut searches) = (table.remove(RECIPES), table.remove(PRESET_SEARCHES));
+        layers.0.push((format!("preset {name}"), table));
+        if let Some((loss, recipe)) = fixed.and_then(|loss| Some((loss, take(recipes.as_mut()?, loss)?))) {
+            layers.0.push((format!("preset {name}, recipe {loss}"), recipe));
         }
+        let search = search.unwrap_or(own_search);
+        layers.add_search(search, searches.as_mut().and_then(|searches| take(searches, search)))?;
         Ok(layers)
+    }
+
+    /// The settings of a search, and what a preset says else for it.
+    fn add_search(&mut self, name: &str, of_preset: Option<Table>) -> Result<()> {
+        let Some((_, text)) = SEARCHES.iter().find(|(known, _)| *known == name) else {
+            return Err(unknown("--search", name, "search", SEARCHES.iter().map(|(name, _)| *name)));
+        };
+        self.0.push((format!("search {name}"), parse(text).expect("searches are valid")));
+        self.0.extend(of_preset.map(|table| (format!("search {name} of the preset"), table)));
+        Ok(())
     }
 
     /// Adds a TOML file. Errors: unreadable, not TOML.
@@ -97,6 +116,12 @@ impl Layers {
     pub fn resolve(&self) -> Result<Config> {
         let mut merged = Table::new();
         for (_, table) in &self.0 {
+            // two ways to say one thing: the later one holds
+            if value(table, "search.round_epochs").is_some()
+                && let Some(Value::Table(search)) = merged.get_mut("search")
+            {
+                search.remove("rounds");
+            }
             merge(&mut merged, table);
         }
         let typed: TypedConfig = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| {
@@ -112,12 +137,7 @@ impl Layers {
 
     /// The value of a dotted key and the source that set it last.
     fn source(&self, key: &str) -> Option<(&str, &Value)> {
-        self.0.iter().rev().find_map(|(source, table)| {
-            let mut names = key.split('.');
-            let first = table.get(names.next()?)?;
-            let value = names.try_fold(first, |value, name| value.as_table()?.get(name))?;
-            Some((source.as_str(), value))
-        })
+        self.0.iter().rev().find_map(|(source, table)| Some((source.as_str(), value(table, key)?)))
     }
 
     fn describe(&self, key: &str, why: &str) -> String {
@@ -126,6 +146,26 @@ impl Layers {
             _ => format!("{key}: {why}"),
         }
     }
+}
+
+/// The value of a dotted key.
+fn value<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    let mut names = key.split('.');
+    let first = table.get(names.next()?)?;
+    names.try_fold(first, |value, name| value.as_table()?.get(name))
+}
+
+/// The table `name` out of a table of tables.
+fn take(tables: &mut Value, name: &str) -> Option<Table> {
+    match tables.as_table_mut()?.remove(name)? {
+        Value::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn unknown(flag: &str, name: &str, what: &str, known: impl Iterator<Item = &'static str>) -> Error {
+    let known: Vec<_> = known.collect();
+    Error::config(format!("{flag} {name}: there is no such {what}; known: {}", known.join(", ")))
 }
 
 fn parse(text: &str) -> std::result::Result<Table, String> {
@@ -148,10 +188,11 @@ fn merge(into: &mut Table, from: &Table) {
 
 #[cfg(test)]
 mod tests {
+    use super::super as config;
     use super::*;
 
     fn error(assignments: &[&str]) -> String {
-        let mut layers = Layers::new(Some("demo"), None).unwrap();
+        let mut layers = Layers::new(Some("demo"), None, None).unwrap();
         for assignment in assignments {
             layers.set_text(assignment).unwrap();
         }
@@ -163,7 +204,7 @@ mod tests {
         assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
         assert_eq!(
             error(&["search.policy=greedy"]),
-            "search.policy = \"greedy\" (--set search.policy=greedy): unknown name, expected one of `reinforce`, `fixed`, `mirrored`, `natural`, `select`"
+            "search.policy = \"greedy\" (--set search.policy=greedy): unknown name, expected one of `reinforce`, `fixed`, `mirrored`, `natural`, `select`, `sep-cma`"
         );
         assert!(
             error(&["search.simga=0.2"])
@@ -171,14 +212,14 @@ mod tests {
         );
         assert!(error(&["train.epochs=-3"]).starts_with("train.epochs = -3 (--set train.epochs=-3): invalid value"));
         assert!(error(&["train.epochs=0"]).ends_with("must be 1 to 100000"));
-        assert!(error(&["search.samples=5"]).contains("even for the policy 'mirrored'"));
+        assert!(error(&["search.samples=5"]).contains("even for the policy 'natural'"));
         assert!(error(&["loss.margin=0.3"]).contains("this loss has no margin"));
         assert!(error(&["data.kind=cifar10"]).contains("--data DIR"));
     }
 
     #[test]
     fn later_layers_win_and_the_text_round_trips() {
-        let mut layers = Layers::new(Some("demo"), None).unwrap();
+        let mut layers = Layers::new(Some("demo"), None, None).unwrap();
         layers.set_text("train.epochs = 3").unwrap();
         layers.set("--loss", "loss.name", "arcface".into()).unwrap();
         let config = layers.resolve().unwrap();
@@ -189,9 +230,9 @@ mod tests {
 
     #[test]
     fn every_preset_resolves() {
-        for (name, text) in PRESETS {
+        for (name, text, _) in PRESETS {
             let resolve = |loss: Option<&str>| {
-                let mut layers = Layers::new(Some(name), loss).unwrap();
+                let mut layers = Layers::new(Some(name), loss, None).unwrap();
                 layers.set("--data", "data.path", "somewhere".into()).unwrap();
                 if let Some(loss) = loss {
                     layers.set("--loss", "loss.name", loss.into()).unwrap();
@@ -206,8 +247,40 @@ mod tests {
     }
 
     #[test]
+    fn a_search_is_over_its_preset_and_the_later_way_to_say_rounds_holds() {
+        let resolve = |preset: &str, search: Option<&str>, set: &[&str]| {
+            let mut layers = Layers::new(Some(preset), None, search).unwrap();
+            for assignment in ["data.path=x"].iter().chain(set) {
+                layers.set_text(assignment).unwrap();
+            }
+            layers.resolve().unwrap()
+        };
+        let named = |config: &Config| (config.search.name.clone().unwrap(), config.search.samples);
+        assert_eq!(named(&resolve("demo", None, &[])), ("robust".into(), 4));
+        assert_eq!(named(&resolve("demo", Some("paper"), &[])), ("paper".into(), 4));
+        assert_eq!(named(&resolve("cifar10", None, &[])), ("paper".into(), 32));
+        let robust = resolve("cifar10", Some("robust"), &[]);
+        assert_eq!((robust.policy.name, robust.search.round_epochs, robust.train.average), ("natural", 25, Some(1.0)));
+        assert_eq!(resolve("cifar10", Some("robust"), &["train.epochs=16"]).search.round_epochs, 2);
+        assert_eq!(resolve("cifar10", Some("robust"), &["search.round_epochs=7"]).search.round_epochs, 7);
+        let error = Layers::new(None, None, Some("rubust")).err().unwrap().to_string();
+        assert_eq!(error, "--search rubust: there is no such search; known: paper, robust");
+    }
+
+    #[test]
+    fn the_papers_search_is_what_the_defaults_say() {
+        let resolve = |search: Option<&str>| {
+            let mut layers = Layers::new(None, None, search).unwrap();
+            layers.set_text("data.path=x").unwrap();
+            let config = layers.resolve().unwrap();
+            config::Search { name: None, ..config.search }
+        };
+        assert_eq!(resolve(Some("paper")), resolve(None));
+    }
+
+    #[test]
     fn a_recipe_is_over_its_preset_and_under_everything_else() {
-        let mut layers = Layers::new(Some("megaface"), Some("a-softmax")).unwrap();
+        let mut layers = Layers::new(Some("megaface"), Some("a-softmax"), None).unwrap();
         for assignment in ["loss.name=a-softmax", "data.path=x", "train.batch_size=7"] {
             layers.set_text(assignment).unwrap();
         }
@@ -218,12 +291,12 @@ mod tests {
 
     #[test]
     fn differences_ignore_where_it_runs_and_name_what_changed() {
-        let ours = Layers::new(Some("demo"), None).unwrap().resolve().unwrap().typed().clone();
+        let ours = Layers::new(Some("demo"), None, None).unwrap().resolve().unwrap().typed().clone();
         let mut theirs = ours.clone();
         theirs.run.keep = 9;
         theirs.data.path = Some("elsewhere".into());
         assert!(ours.differences(&theirs).is_empty());
         theirs.search.sigma = 0.5;
-        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.05 here"]);
+        assert_eq!(ours.differences(&theirs), ["search.sigma is 0.5 there and 0.2 here"]);
     }
 }

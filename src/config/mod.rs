@@ -9,7 +9,7 @@ mod layers;
 mod typed;
 
 pub use check::MOST_LOADER_THREADS;
-pub use layers::Layers;
+pub use layers::{Layers, SEARCHES};
 pub use typed::{
     DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
     RewardWeights, Run, Search, Train, TypedConfig,

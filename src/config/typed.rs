@@ -132,6 +132,9 @@ pub struct Loss {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
+    /// What `--search` named; `None`: nothing did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub policy: String,
     pub samples: usize,
     pub intervals: usize,
@@ -157,6 +160,9 @@ pub struct Search {
     /// Where mu starts; `None`: at softmax.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mu: Option<Vec<f64>>,
+    /// Thetas that are trained with, one for each round, for the policy `select`; the last one stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<Vec<f64>>,
     /// In the place of `sigma` for groups of the space, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sigmas: BTreeMap<String, f64>,

@@ -47,7 +47,7 @@ mod tests {
             groups: Vec::new(),
             smoothness: 0.0,
         };
-        let mut policy = Fixed::new(Start { settings, mu: vec![1.0; 4], sigma: vec![0.2; 4] });
+        let mut policy = Fixed::new(Start { settings, mu: vec![1.0; 4], sigma: vec![0.2; 4], schedule: Vec::new() });
         let thetas = policy.ask(0);
         assert_ne!(thetas[0], thetas[1]);
         let update = policy.tell(&thetas, &[0.0, 1.0]);

@@ -80,8 +80,7 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_the_gaussians_log_density() {
         let state = PolicyState { mu: vec![0.3, -1.0], sigma: vec![0.2; 2], step: 0, memory: Vec::new() };
-        let settings =
-            Settings { samples: 5, learning_rate: 0.0, betas: [0.0; 2], seed: 5, groups: Vec::new(), smoothness: 0.0 };
+        let settings = Settings { samples: 5, learning_rate: 0.0, betas: [0.0; 2], seed: 5, ..Settings::default() };
         let thetas = independent(&settings, &state, 0);
         let advantages = [0.7, -1.2, 0.1, 1.4, -1.0];
         let found = gradient(&state, &thetas, &advantages);

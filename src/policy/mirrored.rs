@@ -47,7 +47,7 @@ mod tests {
             groups: Vec::new(),
             smoothness: 0.0,
         };
-        let policy = Mirrored::new(Start { settings, mu: vec![0.5, 1.0], sigma: vec![0.2; 2] });
+        let policy = Mirrored::new(Start { settings, mu: vec![0.5, 1.0], sigma: vec![0.2; 2], schedule: Vec::new() });
         let thetas = policy.ask(3);
         for (i, mu) in [0.5, 1.0].into_iter().enumerate() {
             let (a, b) = (thetas[4][i] - mu, thetas[5][i] - mu);

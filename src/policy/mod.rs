@@ -6,7 +6,7 @@
 //!
 //! // which theta has the largest reward? mu should come near (2, -1)
 //! let reward = |theta: &[f64]| -(theta[0] - 2.0).powi(2) - (theta[1] + 1.0).powi(2);
-//! let settings = Settings { samples: 8, learning_rate: 0.1, betas: [0.9, 0.999], seed: 1, groups: Vec::new(), smoothness: 0.0 };
+//! let settings = Settings { samples: 8, learning_rate: 0.1, betas: [0.9, 0.999], seed: 1, ..Settings::default() };
 //! let mut policy = policy::find("mirrored").unwrap().start(settings, vec![0.0, 0.0], vec![0.2, 0.2]);
 //! for round in 0..100 {
 //!     let thetas = policy.ask(round);
@@ -28,6 +28,7 @@ mod mirrored;
 mod natural;
 mod reinforce;
 mod select;
+mod sep_cma;
 
 use crate::state::PolicyState;
 
@@ -40,6 +41,7 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "the paper's: independent draws, Adam along the gradient",
         pairs: false,
         smooth: false,
+        least_rounds: 20,
         new: |start| Box::new(reinforce::Reinforce::new(start)),
     },
     PolicyKind {
@@ -47,6 +49,7 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "draws, but never learns: a control",
         pairs: false,
         smooth: true,
+        least_rounds: 0,
         new: |start| Box::new(fixed::Fixed::new(start)),
     },
     PolicyKind {
@@ -54,6 +57,7 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "draws in pairs around the mean; needs an even number of samples",
         pairs: true,
         smooth: false,
+        least_rounds: 20,
         new: |start| Box::new(mirrored::Mirrored::new(start)),
     },
     PolicyKind {
@@ -61,6 +65,7 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "pairs, and natural-gradient steps in units of sigma along a smoothed path",
         pairs: true,
         smooth: true,
+        least_rounds: 5,
         new: |start| Box::new(natural::Natural::new(start)),
     },
     PolicyKind {
@@ -68,7 +73,16 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "every sample has the mean's loss, and the best goes on: a control",
         pairs: false,
         smooth: true,
+        least_rounds: 0,
         new: |start| Box::new(select::Select::new(start)),
+    },
+    PolicyKind {
+        name: "sep-cma",
+        about: "separable CMA-ES: learns the spread too",
+        pairs: false,
+        smooth: false,
+        least_rounds: 20,
+        new: |start| Box::new(sep_cma::SepCma::new(start)),
     },
 ];
 
@@ -105,7 +119,7 @@ impl Update {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// B
     pub samples: usize,
@@ -128,6 +142,8 @@ pub struct Start {
     pub mu: Vec<f64>,
     /// [P], 0 for a component that is not searched.
     pub sigma: Vec<f64>,
+    /// Thetas [P] for a policy that does not search; may be empty.
+    pub schedule: Vec<Vec<f64>>,
 }
 
 /// A policy that can be chosen.
@@ -140,13 +156,28 @@ pub struct PolicyKind {
     pub pairs: bool,
     /// Whether draws may be correlated. Adam's steps follow a gradient that is that of independent components.
     pub smooth: bool,
+    /// With fewer rounds than this it can't move mu by a few sigmas; 0 for one that never learns.
+    pub least_rounds: usize,
     new: fn(Start) -> Box<dyn Policy>,
 }
 
 impl PolicyKind {
     /// mu [P] and sigma [P], the standard deviation of each component, 0 for one that is not searched.
     pub fn start(&self, settings: Settings, mu: Vec<f64>, sigma: Vec<f64>) -> Box<dyn Policy> {
-        (self.new)(Start { settings, mu, sigma })
+        self.with_schedule(settings, mu, sigma, Vec::new())
+    }
+}
+
+impl PolicyKind {
+    /// As `start`, with thetas that a policy which does not search goes through, one for each round.
+    pub fn with_schedule(
+        &self,
+        settings: Settings,
+        mu: Vec<f64>,
+        sigma: Vec<f64>,
+        schedule: Vec<Vec<f64>>,
+    ) -> Box<dyn Policy> {
+        (self.new)(Start { settings, mu, sigma, schedule })
     }
 }
 
@@ -176,7 +207,7 @@ mod tests {
 
     #[test]
     fn mu_reaches_the_target_of_a_synthetic_reward() {
-        for name in ["reinforce", "mirrored", "natural"] {
+        for name in ["reinforce", "mirrored", "natural", "sep-cma"] {
             let mut policy = start(name, IDENTITY.into(), 0.2);
             let target = [1.5, 0.4, 0.5, -0.5, 0.7, 1.3, 0.2, -0.2];
             let reward = |theta: &[f64]| -theta.iter().zip(target).map(|(x, target)| (x - target).powi(2)).sum::<f64>();

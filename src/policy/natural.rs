@@ -20,7 +20,7 @@ pub struct Natural {
 
 impl Natural {
     pub fn new(start: Start) -> Natural {
-        let Start { settings, mu, sigma } = start;
+        let Start { settings, mu, sigma, .. } = start;
         let path = PolicyVector {
             name: PATH.to_owned(),
             long_name: "smoothed natural gradient of mu, in units of sigma".to_owned(),
@@ -66,9 +66,8 @@ mod tests {
     use super::*;
 
     fn policy(samples: usize, mu: Vec<f64>, sigma: Vec<f64>) -> Natural {
-        let settings =
-            Settings { samples, learning_rate: 0.8, betas: [0.5, 0.0], seed: 5, groups: Vec::new(), smoothness: 0.0 };
-        Natural::new(Start { settings, mu, sigma })
+        let settings = Settings { samples, learning_rate: 0.8, betas: [0.5, 0.0], seed: 5, ..Settings::default() };
+        Natural::new(Start { settings, mu, sigma, schedule: Vec::new() })
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod tests {
             groups: Vec::new(),
             smoothness: 0.0,
         };
-        Reinforce::new(Start { settings, mu, sigma })
+        Reinforce::new(Start { settings, mu, sigma, schedule: Vec::new() })
     }
 
     #[test]

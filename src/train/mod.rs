@@ -6,6 +6,7 @@ mod optimizer;
 mod replicas;
 mod trainer;
 
+pub use average::Average;
 pub use normalisation::Normalisation;
 pub use optimizer::Optimizer;
 pub use replicas::{Replicas, Step};

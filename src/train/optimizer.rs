@@ -112,7 +112,7 @@ mod tests {
 
     /// Minimises sum(c (x - target)^2) with ours and with plain f64 formulas from PyTorch's documentation.
     fn run(toml: &str, reference: impl Fn(&mut [f64], f64, f64, i32) -> f64) {
-        let mut layers = config::Layers::new(Some("demo"), None).unwrap();
+        let mut layers = config::Layers::new(Some("demo"), None, None).unwrap();
         for line in toml.lines() {
             layers.set_text(line).unwrap();
         }

@@ -258,7 +258,7 @@ mod tests {
 
     fn replicas(count: usize) -> Replicas {
         let (model, layout) = plain();
-        let mut config = Layers::new(Some("demo"), None).unwrap().resolve().unwrap();
+        let mut config = Layers::new(Some("demo"), None, None).unwrap().resolve().unwrap();
         (config.loss.head, config.run.seed) = (Head { kind: HeadKind::Normalised, scale: 8.0 }, 3);
         let normalisation = Normalisation { mean: [128.0; 3], deviation: [64.0; 3] };
         let mut replicas = Replicas::new(&config, model, &layout, normalisation, &vec![Device::Cpu; count]);

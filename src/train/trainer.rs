@@ -10,8 +10,7 @@ use crate::error::Result;
 use crate::model::{Model, TensorLayout};
 use crate::state::TensorSpec;
 
-use super::average::Average;
-use super::{Normalisation, Optimizer, Replicas, Step};
+use super::{Average, Normalisation, Optimizer, Replicas, Step};
 
 pub struct Trainer {
     config: config::Config,
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_while_it_warms_up() {
-        let mut config = config::Layers::new(Some("demo"), None).unwrap().resolve().unwrap().train;
+        let mut config = config::Layers::new(Some("demo"), None, None).unwrap().resolve().unwrap().train;
         (config.warmup_epochs, config.warmup_learning_rate, config.milestones) = (4, 0.02, vec![5]);
         let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
         for (rate, expected) in rates.iter().zip([0.02, 0.04, 0.06, 0.08, 0.1, 0.01]) {
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_learning_rate_falls_after_each_milestone() {
-        let mut config = config::Layers::new(Some("demo"), None).unwrap().resolve().unwrap().train;
+        let mut config = config::Layers::new(Some("demo"), None, None).unwrap().resolve().unwrap().train;
         config.milestones = vec![2, 4];
         let rates: Vec<f64> = (0..6).map(|epoch| learning_rate(&config, epoch)).collect();
         for (rate, expected) in rates.iter().zip([0.1, 0.1, 0.01, 0.01, 0.001, 0.001]) {

@@ -1,17 +1,23 @@
 //! What was typed. What it means is in `config` and `commands`.
 
+mod evaluate;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::comm;
-use crate::config::{Config, DeviceKind, Layers, MOST_LOADER_THREADS, Run};
+use crate::config::{DeviceKind, Layers, SEARCHES};
 use crate::data::Store;
 use crate::error::Result;
-use crate::eval::retrieval::Metric;
 use crate::loss::FIXED_LOSSES;
 use crate::policy::POLICIES;
+
+pub use evaluate::{
+    EvaluateArguments, EvaluateCommand, EvaluateTestArguments, LfwArguments, MachineArguments, MegafaceArguments,
+    ReidArguments,
+};
 
 /// Searches a loss function while the network trains (AM-LFS).
 ///
@@ -37,7 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Train with one fixed loss: a search with one sample and no update
+    /// Train with one fixed loss, or with what a search learned: one sample and no update
     Train(TrainArguments),
     /// Measure a checkpoint's model: on its run's test set, or by a benchmark's protocol
     Evaluate(EvaluateArguments),
@@ -59,6 +65,10 @@ pub struct RunArguments {
     /// (or -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// How to search: paper, AM-LFS' own settings, or robust, for fewer samples and epochs than the paper's
+    /// (docs/search.md); default: the preset's
+    #[arg(long, value_name = "NAME", value_parser = searches())]
+    search: Option<String>,
     /// A TOML file with settings, which override the preset's; repeatable, the last one wins. All keys and their
     /// defaults are in src/presets/defaults.toml, and --dry-run prints them
     #[arg(long, value_name = "FILE")]
@@ -84,6 +94,10 @@ pub struct RunArguments {
     /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
+    /// Start the search from the mean that another run's search ended with: its final.h5 (search.mu; what theta is comes
+    /// with it)
+    #[arg(long, value_name = "FILE")]
+    pub init_mu: Option<PathBuf>,
     /// Share of the training labels to replace by wrong ones, at least 0 and below 1; default: the preset's, 0
     /// without one (data.label_noise)
     #[arg(long, value_name = "SHARE")]
@@ -119,179 +133,30 @@ pub struct RunArguments {
 }
 
 #[derive(Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["loss", "replay"])))]
 pub struct TrainArguments {
     /// The fixed loss to train with
     #[arg(long, value_name = "NAME", value_parser = losses())]
-    pub loss: String,
+    pub loss: Option<String>,
+    /// Train with what a search learned: its final.h5
+    #[arg(long, value_name = "FILE", conflicts_with = "init_mu")]
+    pub replay: Option<PathBuf>,
+    /// What of it to train with
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Replayed::Mean, requires = "replay")]
+    pub replay_as: Replayed,
     #[command(flatten)]
     pub run: RunArguments,
 }
 
-#[derive(Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct EvaluateArguments {
-    #[command(subcommand)]
-    pub protocol: Option<EvaluateCommand>,
-    #[command(flatten)]
-    pub test_set: EvaluateTestArguments,
-}
-
-#[derive(Args)]
-pub struct EvaluateTestArguments {
-    /// A checkpoint: final.h5 or epoch-*.h5
-    #[arg(required = true)]
-    pub file: Option<PathBuf>,
-    /// The run's data, if they lie elsewhere now; default: where they were during the run
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
-    /// For a run on faces: the packed file of other identities to measure on; default: the run's data.faces.test
-    #[arg(long, value_name = "FILE")]
-    pub test: Option<PathBuf>,
-    #[command(flatten)]
-    pub machine: MachineArguments,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Subcommand)]
-pub enum EvaluateCommand {
-    /// MegaFace: rank-1 among up to a million distractors; with mpirun, the distractors are split over the ranks
-    Megaface(MegafaceArguments),
-    /// LFW and other sets of pairs: 10-fold verification
-    Lfw(LfwArguments),
-    /// Person re-ID: CMC, mAP, mINP, re-ranking, from a checkpoint or from features; with mpirun, the queries are split
-    /// over the ranks
-    Reid(ReidArguments),
-}
-
-/// How to compute.
-#[derive(Args, Clone, Copy)]
-pub struct MachineArguments {
-    /// What to compute on; auto: GPUs where there are any, else the CPU; default: as in the run
-    #[arg(long, value_name = "KIND")]
-    pub device: Option<DeviceKind>,
-    /// GPUs of each rank, 1 or 2, or copies of the network on the CPU; default: as in the run
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
-    pub devices_per_rank: Option<u8>,
-    /// CPU threads that compute, and as many that read images; default: as in the run, or for megaface and reid this
-    /// rank's share of the machine's cores
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-}
-
-impl MachineArguments {
-    pub fn adjust(&self, run: &mut Run) {
-        run.device = self.device.unwrap_or(run.device);
-        run.devices_per_rank = self.devices_per_rank.map(Into::into).or(run.devices_per_rank);
-        if let Some(threads) = self.threads {
-            run.threads = threads.into();
-            run.loader_threads = usize::from(threads).min(MOST_LOADER_THREADS);
-        }
-    }
-}
-
-#[derive(Args)]
-pub struct MegafaceArguments {
-    /// Checkpoint of the network that embeds the images
-    #[arg(long, value_name = "FILE", conflicts_with = "features")]
-    pub model: Option<PathBuf>,
-    /// Instead of embedding images, read the devkit's feature files IMAGE_ALGO.bin of the algorithm ALGO
-    #[arg(long, value_name = "ALGO")]
-    pub features: Option<String>,
-    /// Probes: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
-    #[arg(long, value_name = "PATH")]
-    pub facescrub: PathBuf,
-    /// The devkit's facescrub_features_list.json; not with .h5
-    #[arg(long, value_name = "FILE")]
-    pub facescrub_list: Option<PathBuf>,
-    /// Distractors: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
-    #[arg(long, value_name = "PATH")]
-    pub megaface: PathBuf,
-    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; not with .h5. With a single one (or .h5),
-    /// smaller sizes are its first 10, 100, 1000, ...
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub megaface_list: Vec<PathBuf>,
-    /// Text file of mislabelled probe images, a name per line: in the refined figures their feature is replaced by
-    /// their identity's centre
-    #[arg(long, value_name = "FILE")]
-    pub facescrub_noises: Option<PathBuf>,
-    /// Text file of distractor images that show a probe's person, a name per line: they are left out of the refined
-    /// figures
-    #[arg(long, value_name = "FILE")]
-    pub megaface_noises: Option<PathBuf>,
-    /// Also write the features there as the devkit's files, below facescrub/ and megaface/
-    #[arg(long, value_name = "DIR", requires = "model")]
-    pub write_features: Option<PathBuf>,
-    /// Also write the results there as the devkit's cmc_*.json; default: only print them
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub machine: MachineArguments,
-}
-
-#[derive(Args)]
-pub struct ReidArguments {
-    /// Checkpoint of the network that embeds the images
-    #[arg(long, value_name = "FILE", required_unless_present = "query", conflicts_with_all = ["query", "gallery", "metric"])]
-    pub model: Option<PathBuf>,
-    /// The packed file that 'amlfs prepare reid' wrote; default: the run's
-    #[arg(long, value_name = "FILE", requires = "model")]
-    pub data: Option<PathBuf>,
-    /// Instead of a checkpoint: features, ids and cameras of the queries, .h5 or .npy (docs/format.md)
-    #[arg(long, value_name = "FILE", requires = "gallery")]
-    pub query: Option<PathBuf>,
-    /// Features, ids and cameras of the gallery, .h5 or .npy
-    #[arg(long, value_name = "FILE", requires = "query")]
-    pub gallery: Option<PathBuf>,
-    /// How features are compared: by their angle or by their distance
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Metric::Cosine)]
-    pub metric: Metric,
-    /// Also re-rank with k-reciprocal encoding, and print both
-    #[arg(long)]
-    pub rerank: bool,
-    /// Re-ranking's k1: how many nearest neighbours may be reciprocal
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
-    pub k1: u16,
-    /// Re-ranking's k2: over how many nearest neighbours encodings are averaged
-    #[arg(long, value_name = "N", default_value_t = 6, requires = "rerank", value_parser = clap::value_parser!(u16).range(1..))]
-    pub k2: u16,
-    /// Re-ranking's lambda: weight of the original distance, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "rerank", value_parser = parse_share)]
-    pub lambda: f64,
-    /// Also write the features there, as query.h5 and gallery.h5: files for --query and --gallery
-    #[arg(long, value_name = "DIR", requires = "model")]
-    pub write_features: Option<PathBuf>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub machine: MachineArguments,
-}
-
-#[derive(Args)]
-#[command(group(clap::ArgGroup::new("pairs").required(true).args(["bin", "images"])))]
-pub struct LfwArguments {
-    /// Checkpoint of the network that embeds the images
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// A set of pairs in one file: insightface's lfw.bin, agedb_30.bin, cfp_fp.bin ...
-    #[arg(long, value_name = "FILE")]
-    pub bin: Option<PathBuf>,
-    /// Or a directory of aligned images NAME/NAME_0001.jpg ..., with --pairs
-    #[arg(long, value_name = "DIR", requires = "pairs_file")]
-    pub images: Option<PathBuf>,
-    /// LFW's pairs.txt: which images to compare
-    #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images")]
-    pub pairs: Option<PathBuf>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub machine: MachineArguments,
+/// What of a search is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Replayed {
+    /// The mean that it ended with, in every epoch
+    Mean,
+    /// The mean of each of its epochs, stretched to the epochs of this training
+    Means,
+    /// The loss of each epoch's best sample, stretched likewise
+    Chosen,
 }
 
 #[derive(Subcommand)]
@@ -411,11 +276,6 @@ pub struct ExportWeightsArguments {
     pub out: PathBuf,
 }
 
-fn parse_share(text: &str) -> std::result::Result<f64, String> {
-    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "expected a number from 0 to 1".into())
-}
-
 fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
     let sides = text.split_once('x').and_then(|(height, width)| Some((height.parse().ok()?, width.parse().ok()?)));
     sides
@@ -438,6 +298,10 @@ fn losses() -> PossibleValuesParser {
     PossibleValuesParser::new(fixed.chain([PossibleValue::new("unified").hide(true)]))
 }
 
+fn searches() -> PossibleValuesParser {
+    PossibleValuesParser::new(SEARCHES.iter().map(|(name, _)| *name))
+}
+
 fn policies() -> PossibleValuesParser {
     PossibleValuesParser::new(POLICIES.iter().map(|kind| PossibleValue::new(kind.name).help(kind.about)))
 }
@@ -456,9 +320,10 @@ pub fn parse() -> Command {
 }
 
 impl RunArguments {
-    /// The configuration: presets, files, --set, then flags; `loss` is `train`'s.
-    pub fn resolve(&self, loss: Option<&str>) -> Result<Config> {
-        let mut layers = Layers::new(self.preset.as_deref(), loss)?;
+    /// What was set, lowest first: the preset with its search, files, --set, then flags. `fixed` is the loss that `train`
+    /// names.
+    pub fn layers(&self, fixed: Option<&str>) -> Result<Layers> {
+        let mut layers = Layers::new(self.preset.as_deref(), fixed, self.search.as_deref())?;
         for file in &self.config {
             layers.add_file(file)?;
         }
@@ -482,12 +347,12 @@ impl RunArguments {
         set("--device", "run.device", self.device.as_ref().map(name))?;
         set("--devices-per-rank", "run.devices_per_rank", self.devices_per_rank.map(count))?;
         set("--max-hours", "run.max_hours", self.max_hours.map(Into::into))?;
-        if loss.is_some() {
-            set("--loss", "loss.name", loss.map(Into::into))?;
+        if fixed.is_some() {
+            set("--loss", "loss.name", fixed.map(Into::into))?;
             set("train", "search.samples", Some(1.into()))?;
             set("train", "search.policy", Some("fixed".into()))?;
         }
-        layers.resolve()
+        Ok(layers)
     }
 }
 
