@@ -90,13 +90,15 @@ def read_grid(path):
         if not isinstance(grid.get(key), kind):
             sys.exit(f"{path}: {key} is missing, or not a {kind.__name__}")
     for arm, declared in grid["arms"].items():
-        other = declared.get("from")
-        if other is not None and (other not in grid["arms"] or len(grid_seeds(grid, other)) < len(grid_seeds(grid, arm))):
+        other = declared.get("from", arm)
+        if other not in grid["arms"] or len(grid_seeds(grid, other)) < len(grid_seeds(grid, arm)):
             sys.exit(f"{path}: arms.{arm}.from = {other}: no arm with as many seeds")
-    for name, direction in grid.get("directions", {}).items():
+    landscape = grid.get("landscape")
+    for name, direction in landscape["directions"].items() if landscape else ():
         for sign, factor in (("+", 1), ("-", -1)):
             mu = ", ".join(str(float(factor * value)) for value in direction)
-            grid["arms"][name + sign] = {"arguments": ["--policy=select", "--samples=1", f"--set=search.mu=[{mu}]"]}
+            words = ["--policy=select", "--samples=1", f"--set=search.mu=[{mu}]"]
+            grid["arms"][name + sign] = {"arguments": words, "seeds": landscape["seeds"], "tasks": landscape["tasks"]}
     return grid
 
 
@@ -148,7 +150,7 @@ def report(grid, runs, options):
         writer.writerow(["task", "arm", "seed", *names])
         writer.writerows([*key, *(metrics.get(name) for name in names)] for key, metrics in found.items())
     tables(grid, found)
-    if "directions" in grid:
+    if "landscape" in grid:
         agreement(grid, found)
 
 
@@ -162,7 +164,8 @@ def tables(grid, found):
         print(f"| arm | runs | {metric} |{heads}")
         print("|---|---|---|" + "---|" * len(against))
         for arm in grid["arms"]:
-            mine = {seed: scale * found[task, arm, seed][metric] for seed in grid_seeds(grid, arm) if (task, arm, seed) in found}
+            mine = {seed: scale * found[task, arm, seed][metric]
+                    for seed in grid_seeds(grid, arm) if (task, arm, seed) in found}
             if not mine:
                 continue
             mean, error = mean_and_error(list(mine.values()))
@@ -177,19 +180,21 @@ def tables(grid, found):
 
 def agreement(grid, found):
     """What each direction does when it is held through a training, beside where the searches' means went along it."""
-    metric, scale, name_of_search = grid["metric"], grid.get("scale", 1.0), grid["learned"]
-    for task in grid["tasks"]:
-        print(f"\n{task}: half the difference of {metric} between a direction's two ends, and the means of '{name_of_search}' "
-              "along it in its lengths, each +- standard error over seeds\n")
+    metric, scale, landscape = grid["metric"], grid.get("scale", 1.0), grid["landscape"]
+    search = landscape["learned"]
+    for task in landscape["tasks"]:
+        print(f"\n{task}: half the difference of {metric} between a direction's two ends, and how far the means of "
+              f"'{search}' went along it in its lengths, each +- standard error over seeds\n")
         print("| direction | ends | learned |\n|---|---|---|")
-        for name, direction in grid["directions"].items():
-            effects = [scale * (found[task, name + "+", seed][metric] - found[task, name + "-", seed][metric]) / 2
-                       for seed in grid["seeds"] if {(task, name + sign, seed) for sign in "+-"} <= found.keys()]
+        for name, direction in landscape["directions"].items():
+            ends = [[found.get((task, name + sign, seed)) for sign in "+-"] for seed in landscape["seeds"]]
+            effects = [scale * (up[metric] - down[metric]) / 2 for up, down in ends if up and down]
             length = sum(value * value for value in direction)
             means = [map(float, metrics["mu"].split())
-                     for (other, arm, _), metrics in found.items() if (other, arm) == (task, name_of_search)]
+                     for (other, arm, _), metrics in found.items() if (other, arm) == (task, search)]
             learned = [sum(mu * value for mu, value in zip(mean, direction)) / length for mean in means]
-            cells = ["{:+.2f} +- {:.2f}".format(*mean_and_error(values)) if values else "" for values in (effects, learned)]
+            cells = ["{:+.2f} +- {:.2f}".format(*mean_and_error(values)) if values else ""
+                     for values in (effects, learned)]
             print(f"| {name} | {cells[0]} | {cells[1]} |")
 
 
@@ -205,6 +210,7 @@ def main():
     what.add_argument("--task", type=int)
     what.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    options.binary = options.binary.resolve()
     grid = read_grid(options.grid)
     subset = grid.get("cifar10")
     if subset:

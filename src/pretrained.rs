@@ -99,6 +99,19 @@ mod tests {
     }
 
     #[test]
+    fn with_an_average_it_and_the_weights_that_train_on_both_start_from_the_file() {
+        let mut specs = specs();
+        let last = |spec: &TensorSpec| TensorSpec { path: spec.path.replace("model/", "last/"), ..spec.clone() };
+        specs.extend(specs.clone().iter().take(3).map(|spec| TensorSpec { offset: spec.offset + 14, ..last(spec) }));
+        let file = file(&[("layer4.0.conv1.weight", Dtype::F32, &[1, 2, 1, 2], vec![1.0, 2.0, 3.0, 4.0])]);
+        let mut state = vec![0.0; 24];
+        let report = load(file.path(), &specs, &mut state).unwrap();
+        assert_eq!(report, InitReport { found: 2, missing: vec!["fc.weight".into()] }, "each is counted once");
+        assert_eq!(state[14..], state[..10]);
+        assert_eq!(state[14..18], [1.0, 3.0, 2.0, 4.0]);
+    }
+
+    #[test]
     fn files_that_do_not_fit_are_errors_that_say_why() {
         let error =
             |file: tempfile::NamedTempFile| load(file.path(), &specs(), &mut [0.0; 14]).unwrap_err().to_string();

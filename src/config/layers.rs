@@ -261,6 +261,8 @@ mod tests {
         assert_eq!(named(&resolve("cifar10", None, &[])), ("paper".into(), 32));
         let robust = resolve("cifar10", Some("robust"), &[]);
         assert_eq!((robust.policy.name, robust.search.round_epochs, robust.train.average), ("natural", 25, Some(1.0)));
+        assert_eq!(resolve("megaface", Some("robust"), &[]).train.average, Some(0.2), "the preset's own");
+        assert_eq!(resolve("megaface", None, &[]).train.average, None);
         assert_eq!(resolve("cifar10", Some("robust"), &["train.epochs=16"]).search.round_epochs, 2);
         assert_eq!(resolve("cifar10", Some("robust"), &["search.round_epochs=7"]).search.round_epochs, 7);
         let error = Layers::new(None, None, Some("rubust")).err().unwrap().to_string();

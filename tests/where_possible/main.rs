@@ -2,6 +2,7 @@
 //! the usual one can't report at run time that a test was ignored, and why.
 
 mod cifar10;
+mod evidence;
 mod full_disk;
 mod orl_faces;
 #[path = "../support/mod.rs"]
@@ -36,6 +37,7 @@ fn trial(name: &str, test: fn() -> Possible) -> Trial {
 fn main() {
     let trials = trials![
         cifar10::softmax_learns_and_a_search_runs,
+        evidence::a_grid_is_run_once_and_its_tables_say_what_the_runs_found,
         full_disk::a_search_ends_with_1_and_keeps_the_last_checkpoint,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
         orl_faces::real_faces_are_prepared_searched_and_measured,
