@@ -179,7 +179,10 @@ fn check_search(search: &Search, policy: &PolicyKind) -> Check {
     above_0("search.sigma", search.sigma)?;
     if let Some(smoothness) = search.smoothness {
         within("search.smoothness", smoothness, 0.0..=100.0)?;
-        let why = format!("0 for the policy '{}', whose gradient is that of independent draws", policy.name);
+        let why = format!(
+            "0 for the policy '{}', whose gradient is that of independent draws; --search paper draws so",
+            policy.name
+        );
         ensure(policy.smooth || smoothness == 0.0, "search.smoothness", &why)?;
     }
     at_least("search.learning_rate", search.learning_rate, 0.0)?;
