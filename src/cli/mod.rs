@@ -136,7 +136,7 @@ pub struct RunArguments {
 #[command(group(clap::ArgGroup::new("what").required(true).args(["loss", "replay"])))]
 pub struct TrainArguments {
     /// The fixed loss to train with
-    #[arg(long, value_name = "NAME", value_parser = losses())]
+    #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with = "init_mu")]
     pub loss: Option<String>,
     /// Train with what a search learned: its final.h5
     #[arg(long, value_name = "FILE", conflicts_with = "init_mu")]
