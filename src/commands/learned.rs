@@ -33,11 +33,7 @@ pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result
     ] {
         layers.set(&source, key, value)?;
     }
-    let epochs = {
-        let mut alone = arguments.layers(None)?;
-        alone.set(&source, "search.policy", "fixed".into())?;
-        alone.resolve()?.train.epochs
-    };
+    let epochs = layers.resolve()?.train.epochs;
     let history = &checkpoint.history;
     let schedule = match what {
         Replayed::Mean => vec![checkpoint.policy.mu.clone()],

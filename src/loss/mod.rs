@@ -50,8 +50,8 @@ pub enum Function {
 }
 
 impl Function {
-    /// theta f64, of the space's length, for the unified loss; a fixed one ignores it. Its tensors are of the given kind, on the given
-    /// device.
+    /// theta f64, of the space's length, for the unified loss; a fixed one ignores it. Its tensors are of the given kind,
+    /// on the given device.
     pub fn build(self, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
         match self {
             Function::Unified { space, w_max, tau_weights } => {

@@ -166,9 +166,7 @@ impl PolicyKind {
     pub fn start(&self, settings: Settings, mu: Vec<f64>, sigma: Vec<f64>) -> Box<dyn Policy> {
         self.with_schedule(settings, mu, sigma, Vec::new())
     }
-}
 
-impl PolicyKind {
     /// As `start`, with thetas that a policy which does not search goes through, one for each round.
     pub fn with_schedule(
         &self,

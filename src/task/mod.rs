@@ -48,7 +48,7 @@ pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
 pub struct Epoch<'a> {
     /// Epochs completed before this one.
     pub epoch: usize,
-    /// The loss: theta_i [4M], or empty where the configuration fixes the loss.
+    /// The loss: theta_i [P], or empty where the configuration fixes the loss.
     pub theta: &'a [f64],
     /// Data order and augmentation: equal streams see equal batches.
     pub stream: u64,

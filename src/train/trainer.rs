@@ -73,7 +73,7 @@ impl Trainer {
         Trainer { config: config.clone(), replicas, optimizer, average, specs }
     }
 
-    /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [4M] (or the configured fixed loss).
+    /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [P] (or the configured fixed loss).
     /// Returns the mean loss over the examples, not finite if it or the weights have become so; `None` if the
     /// observer stopped the epoch, which leaves the state in between. Errors: the batches'.
     pub fn epoch(
