@@ -59,3 +59,20 @@ fn a_search_starts_from_anothers_mean_and_a_fixed_losss_run_has_none() {
     assert_error(&output, 1, "final.h5: the checkpoint of a training with a fixed loss: it has learned no loss");
     assert_error(&amlfs(&[SMALL, &["--init-mu=nowhere.h5", "--out=x"]].concat()), 1, "nowhere.h5: ");
 }
+
+#[test]
+fn what_was_learned_in_one_space_is_used_under_a_preset_with_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let one_epoch: &[&str] = &["--epochs=1"];
+    for (space, learned, preset) in [("lines", &[][..], "--search=robust"), ("derivatives", NATURAL, "--search=paper")]
+    {
+        let name = |what: &str| directory.path().join(format!("{what}-{space}"));
+        let search = run(&name("search"), &[], &[SMALL, learned, one_epoch]);
+        let file = name("search").join("final.h5");
+        let (replay, start) = (format!("--replay={}", file.display()), format!("--init-mu={}", file.display()));
+        let replayed = run(&name("replay"), &["train", &replay], &[SMALL, &[preset], one_epoch]);
+        assert_eq!(replayed.history[0].samples[0].theta, search.policy.mu);
+        let second = run(&name("second"), &[&start], &[SMALL, &[preset, "--policy=natural"], one_epoch]);
+        assert_eq!((&second.history[0].mu, &second.policy.sigma), (&search.policy.mu, &search.policy.sigma));
+    }
+}

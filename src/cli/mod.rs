@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use toml::Table;
 
 use crate::comm;
 use crate::config::{DeviceKind, Layers, SEARCHES};
@@ -320,10 +321,13 @@ pub fn parse() -> Command {
 }
 
 impl RunArguments {
-    /// What was set, lowest first: the preset with its search, files, --set, then flags. `fixed` is the loss that `train`
-    /// names.
-    pub fn layers(&self, fixed: Option<&str>) -> Result<Layers> {
+    /// What was set, lowest first: the preset with its search, what another run's losses come with (source, settings),
+    /// files, --set, then flags. `fixed` is the loss that `train` names.
+    pub fn layers(&self, fixed: Option<&str>, learned: Option<(String, Table)>) -> Result<Layers> {
         let mut layers = Layers::new(self.preset.as_deref(), fixed, self.search.as_deref())?;
+        if let Some((source, settings)) = learned {
+            layers.add_learned(source, settings);
+        }
         for file in &self.config {
             layers.add_file(file)?;
         }

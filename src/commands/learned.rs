@@ -2,28 +2,26 @@
 
 use std::path::Path;
 
-use toml::Value;
+use toml::{Table, Value};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::{Replayed, RunArguments};
-use crate::config::{Config, Layers, TypedConfig};
+use crate::config::{Config, TypedConfig};
 use crate::error::{Error, Result};
 use crate::state::EpochRecord;
 
 /// The configuration of a search that starts from the mean that `file`'s ended with. Errors: no search's checkpoint.
 pub fn started_from(arguments: &RunArguments, file: &Path) -> Result<Config> {
-    let (mut layers, source) = (arguments.layers(None)?, format!("--init-mu {}", file.display()));
-    let checkpoint = searched(file)?;
-    same_losses(&mut layers, &source, &checkpoint, file)?;
+    let (checkpoint, source) = (searched(file)?, format!("--init-mu {}", file.display()));
+    let mut layers = arguments.layers(None, Some((source.clone(), losses(&checkpoint, file)?)))?;
     layers.set(&source, "search.mu", numbers(&checkpoint.policy.mu))?;
     layers.resolve()
 }
 
 /// The configuration of a training with what `file`'s search learned. Errors: no search's checkpoint.
 pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result<Config> {
-    let (mut layers, source) = (arguments.layers(None)?, format!("--replay {}", file.display()));
-    let checkpoint = searched(file)?;
-    same_losses(&mut layers, &source, &checkpoint, file)?;
+    let (checkpoint, source) = (searched(file)?, format!("--replay {}", file.display()));
+    let mut layers = arguments.layers(None, Some((source.clone(), losses(&checkpoint, file)?)))?;
     for (key, value) in [
         ("search.policy", "select".into()),
         ("search.samples", 1.into()),
@@ -53,20 +51,18 @@ fn searched(file: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// A theta is a loss only together with these settings: they come with it.
-fn same_losses(layers: &mut Layers, source: &str, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
+/// What the search's theta is a loss with: its space, with the spread that fits it, and the loss's own settings.
+fn losses(checkpoint: &Checkpoint, file: &Path) -> Result<Table> {
     let typed = TypedConfig::from_toml(&checkpoint.info.config).map_err(|why| Error::file(file, why))?;
-    let stored = toml::Table::try_from(&typed).expect("a configuration is a table");
-    let space = Value::try_from(typed.search.space().kind).expect("a name");
-    layers.set(source, "search.space", space)?;
-    for (table, key) in
-        [("search", "intervals"), ("loss", "w_max"), ("loss", "tau_weights"), ("loss", "head"), ("loss", "scale")]
-    {
-        if let Some(value) = stored[table].get(key) {
-            layers.set(source, &format!("{table}.{key}"), value.clone())?;
-        }
-    }
-    Ok(())
+    let stored = Table::try_from(&typed).expect("a configuration is a table");
+    let part = |table: &str, keys: &[&str]| -> Table {
+        let value = |&key: &&str| Some((key.to_owned(), stored[table].get(key)?.clone()));
+        keys.iter().filter_map(value).collect()
+    };
+    let mut search = part("search", &["intervals", "sigma", "sigmas"]);
+    search.insert("space".into(), Value::try_from(typed.search.space().kind).expect("a name"));
+    let loss = part("loss", &["w_max", "tau_weights", "head", "scale"]);
+    Ok(Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]))
 }
 
 fn numbers(values: &[f64]) -> Value {

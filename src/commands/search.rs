@@ -21,7 +21,7 @@ pub fn search(arguments: &RunArguments) -> Result<()> {
     run(arguments, || {
         let config = match &arguments.init_mu {
             Some(file) => learned::started_from(arguments, file)?,
-            None => arguments.layers(None)?.resolve()?,
+            None => arguments.layers(None, None)?.resolve()?,
         };
         if config.space().intervals == 0 {
             let why = "loss.name: a search is over the unified loss; for a fixed one use amlfs train --loss NAME";
@@ -35,7 +35,7 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     run(&arguments.run, || match (&arguments.loss, &arguments.replay) {
         (_, Some(file)) => learned::replayed(&arguments.run, file, arguments.replay_as),
         (Some(loss), None) => {
-            let config = arguments.run.layers(Some(loss))?.resolve()?;
+            let config = arguments.run.layers(Some(loss), None)?.resolve()?;
             if config.space().intervals > 0 {
                 let why = "--loss unified: this loss is searched, not trained with; leave 'train' out";
                 return Err(Error::config(why));

@@ -73,6 +73,16 @@ impl Layers {
         Ok(())
     }
 
+    /// Adds what another run's theta is a loss with. Sigmas that were set before are gone: they may be another space's.
+    pub fn add_learned(&mut self, source: String, settings: Table) {
+        for (_, table) in &mut self.0 {
+            if let Some(Value::Table(search)) = table.get_mut("search") {
+                search.remove("sigmas");
+            }
+        }
+        self.0.push((source, settings));
+    }
+
     /// Adds a TOML file. Errors: unreadable, not TOML.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let text = std::fs::read_to_string(path)

@@ -12,7 +12,7 @@ pub use check::MOST_LOADER_THREADS;
 pub use layers::{Layers, SEARCHES};
 pub use typed::{
     DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
-    RewardWeights, Run, Search, Train, TypedConfig,
+    Reward, RewardWeights, Run, Search, Train, TypedConfig,
 };
 
 use std::path::PathBuf;

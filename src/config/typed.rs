@@ -156,6 +156,9 @@ pub struct Search {
     /// `None`: the last weights, or the average if one is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_weights: Option<RewardWeights>,
+    /// `None`: the benchmark's metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Reward>,
     pub data_order: DataOrder,
     /// Where mu starts; `None`: at softmax.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,6 +174,10 @@ pub struct Search {
 impl Search {
     pub fn space(&self) -> Space {
         Space { kind: self.space.unwrap_or_default(), intervals: self.intervals }
+    }
+
+    pub fn reward(&self) -> Reward {
+        self.reward.unwrap_or_default()
     }
 
     /// The standard deviation of each component of theta: 0 where it is not searched.
@@ -191,6 +198,17 @@ impl Search {
 pub enum RewardWeights {
     Last,
     Average,
+}
+
+/// What is measured on the validation split.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reward {
+    /// The benchmark's: accuracy, rank-1, mAP.
+    #[default]
+    Metric,
+    /// The logarithm of the probability of right answers (`eval::likelihood`).
+    Likelihood,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

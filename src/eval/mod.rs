@@ -1,6 +1,8 @@
-//! Measuring features by the benchmarks' protocols. Knows arrays, labels and ranks, nothing of networks or runs.
+//! Measuring logits and features by the benchmarks' protocols. Knows arrays, labels and ranks, nothing of networks or runs.
 
+pub mod classification;
 mod kernels;
+pub mod likelihood;
 pub mod megaface;
 pub mod pairs;
 pub mod retrieval;

@@ -1,13 +1,15 @@
-//! Image classification: CIFAR-10 and glyphs. Reward: top-1 accuracy on the validation split.
+//! Image classification: CIFAR-10 and glyphs. Reward: top-1 accuracy on the validation split, or the likelihood of its labels.
 
 use std::sync::Arc;
 
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::Config;
+use crate::config::{Config, Reward};
 use crate::data::{Dataset, Images, add_label_noise, stratified_split};
 use crate::error::{Error, Result};
+use crate::eval::classification::top1;
+use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::model;
 use crate::train::{Normalisation, Trainer};
 
@@ -58,11 +60,27 @@ impl Goal for Accuracy {
     }
 
     fn reward(&self, training: &mut Training) -> Result<f64> {
-        training.top1(&self.validation)
+        let logits = training.logits(&self.validation)?;
+        let labels = labels(&self.validation, &logits);
+        match training.config.search.reward() {
+            Reward::Metric => top1(&logits, &labels),
+            Reward::Likelihood => {
+                let right =
+                    labels.unsqueeze(1).eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, labels.device())));
+                calibrated_log_likelihood(&logits, &right, &right.ones_like())
+            }
+        }
     }
 
     fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
-        let accuracy = training.top1(&self.test)?;
+        let logits = training.logits(&self.test)?;
+        let accuracy = top1(&logits, &labels(&self.test, &logits))?;
         Ok(vec![("top1".into(), accuracy), ("top1_error".into(), 1.0 - accuracy)])
     }
+}
+
+/// [N] i64 where `logits` are.
+fn labels(dataset: &Dataset, logits: &Tensor) -> Tensor {
+    let labels: Vec<i64> = dataset.labels.iter().map(|&label| label.into()).collect();
+    Tensor::from_slice(&labels).to_device(logits.device())
 }

@@ -1,15 +1,16 @@
 //! Face recognition: identities from a packed file. Reward: rank-1 of held-out identities among held-out distractors, as
-//! MegaFace defines it (docs/megaface.md).
+//! MegaFace defines it (docs/megaface.md), or how likely a probe's neighbours are its mates.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::{Config, Faces};
+use crate::config::{Config, Faces, Reward};
 use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
 use crate::error::{Error, Result};
+use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::eval::megaface::Identification;
 use crate::eval::pairs::ClosedSet;
 use crate::eval::{normalise_rows, unit_rows};
@@ -75,6 +76,9 @@ impl Goal for Identify {
             return Ok(f64::NAN);
         };
         let labels: Vec<i64> = self.probes.labels.iter().map(|&label| label.into()).collect();
+        if training.config.search.reward() == Reward::Likelihood {
+            return likelihood(&probes, &distractors, &labels);
+        }
         let mut identification = Identification::new(&probes, 1, 0, training.config.run.threads)?;
         identification.add(&distractors)?;
         identification.rank1(&labels)
@@ -86,4 +90,15 @@ impl Goal for Identify {
         let embeddings = normalise_rows(&training.embed(test, true)?, 0)?;
         ClosedSet::new(&embeddings, &test.labels)?.metrics()
     }
+}
+
+/// How likely a probe's stochastic neighbour among the other probes and the distractors (unit rows) is of its identity.
+fn likelihood(probes: &Tensor, distractors: &Tensor, labels: &[i64]) -> Result<f64> {
+    let labels = Tensor::from_slice(labels).to_device(probes.device());
+    let strangers = Tensor::zeros([probes.size()[0], distractors.size()[0]], (Kind::Bool, probes.device()));
+    let itself = Tensor::eye(probes.size()[0], (Kind::Bool, probes.device()));
+    let mates = labels.unsqueeze(1).eq_tensor(&labels).logical_and(&itself.logical_not());
+    let candidates = Tensor::cat(&[itself.logical_not(), strangers.logical_not()], 1);
+    let scores = probes.matmul(&Tensor::cat(&[probes, distractors], 0).tr());
+    calibrated_log_likelihood(&scores, &Tensor::cat(&[mates, strangers], 1), &candidates)
 }

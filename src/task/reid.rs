@@ -8,9 +8,10 @@ use tch::{Device, Tensor};
 
 use super::training::{Goal, Supervised, Training};
 use crate::comm::Comm;
-use crate::config::{Config, Reid};
+use crate::config::{Config, Reid, Reward};
 use crate::data::{Balanced, Dataset, HeldOutByCamera, Images, Persons, Resized, add_label_noise, hold_out_by_camera};
 use crate::error::Result;
+use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::eval::retrieval::{self, Metric, retrieve};
 use crate::eval::{normalise_rows, unit_rows};
 use crate::model;
@@ -86,7 +87,7 @@ impl Goal for Retrieve {
         )
     }
 
-    /// The trapezoid mAP, Market-1501's own, without mirror images.
+    /// The trapezoid mAP, Market-1501's own, without mirror images; or how likely a query's neighbours are its mates.
     fn reward(&self, training: &mut Training) -> Result<f64> {
         // a network whose embeddings are zero or not finite has failed
         let Some(features) = unit_rows(&training.embed(&self.validation.images, false)?)? else {
@@ -95,6 +96,16 @@ impl Goal for Retrieve {
         let chosen = features.index_select(0, &Tensor::from_slice(&self.queries).to_device(features.device()));
         let of = |column: &[i64]| self.queries.iter().map(|&query| column[query as usize]).collect::<Vec<_>>();
         let (ids, cameras) = (of(&self.validation.ids), of(&self.validation.cameras));
+        if training.config.search.reward() == Reward::Likelihood {
+            let same = |query: &[i64], gallery: &[i64]| {
+                let numbers = |values: &[i64]| Tensor::from_slice(values).to_device(features.device());
+                numbers(query).unsqueeze(1).eq_tensor(&numbers(gallery))
+            };
+            let (same_id, same_camera) = (same(&ids, &self.validation.ids), same(&cameras, &self.validation.cameras));
+            let right = same_id.logical_and(&same_camera.logical_not());
+            let candidates = same_id.logical_and(&same_camera).logical_not();
+            return calibrated_log_likelihood(&chosen.matmul(&features.tr()), &right, &candidates);
+        }
         let query = retrieval::ImageFeatures { features: &chosen, ids: &ids, cameras: &cameras };
         let (gallery, threads) = (self.validation.with(&features), training.config.run.threads);
         Ok(retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, threads)?.map_trapezoid)

@@ -164,9 +164,9 @@ impl Training {
         self.examples().div_ceil(self.config.train.batch_size)
     }
 
-    /// Share of a data set's images whose largest logit is their label's.
-    pub fn top1(&mut self, dataset: &Arc<Dataset>) -> Result<f64> {
-        self.trainer.top1(evaluation_batches(dataset, self.config.run.loader_threads))
+    /// Logits of all images of a data set: [N, C] f32.
+    pub fn logits(&mut self, dataset: &Arc<Dataset>) -> Result<Tensor> {
+        self.trainer.logits(evaluation_batches(dataset, self.config.run.loader_threads))
     }
 
     /// Embeddings of all images of a data set: [N, D] f32, not normalised (`Trainer::embed`).

@@ -113,21 +113,10 @@ impl Trainer {
         Ok(Some(if finite { mean } else { f64::NAN }))
     }
 
-    /// Share of examples whose largest logit is their label's, over all `batches`; NaN if a logit is not finite.
-    pub fn top1(&mut self, batches: impl Iterator<Item = Result<Batch>>) -> Result<f64> {
-        let device = self.replicas.devices()[0];
-        let mut correct = Tensor::zeros([], (Kind::Int64, device));
-        let mut finite = Tensor::ones([], (Kind::Bool, device));
-        let mut examples = 0;
-        for batch in batches {
-            let batch = batch?;
-            let logits = self.replicas.logits(&batch);
-            correct += logits.argmax(1, false).eq_tensor(&batch.labels.to_device(device)).sum(Kind::Int64);
-            finite = finite.logical_and(&logits.isfinite().all());
-            examples += batch.labels.size()[0];
-        }
-        let finite = i64::try_from(finite).expect("a boolean") == 1;
-        Ok(if finite { i64::try_from(correct).expect("a count") as f64 / examples as f64 } else { f64::NAN })
+    /// Test-time logits of all `batches`, one after the other: [N, C] f32 on replica 0's device.
+    pub fn logits(&mut self, batches: impl Iterator<Item = Result<Batch>>) -> Result<Tensor> {
+        let parts = batches.map(|batch| Ok(self.replicas.logits(&batch?)));
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
     }
 
     /// Embeddings of all `batches`, one after the other: [N, D] f32 on replica 0's device, not normalised. With

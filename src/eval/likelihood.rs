@@ -1,0 +1,96 @@
+//! How likely scores make the right answer: a reward with less noise than a rate, and without a rate's ceiling.
+
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
+
+/// ln beta is looked for between these: a score counts for nothing, or decides alone.
+const BOUNDS: (f64, f64) = (-12.0, 12.0);
+/// Golden sections: they leave 1e-8 of the way between the bounds, and the likelihood is flat at its top.
+const SECTIONS: usize = 40;
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
+
+/// max over beta of the mean over rows of ln(sum over `right` of exp(beta s) / sum over `candidates` of exp(beta s)),
+/// in nats, at most 0; -ln C for scores that know nothing of C classes.
+///
+/// `scores` [N, C] (any float); `right` and `candidates` [N, C] bool: what answers a row rightly, and all that might have
+/// been answered, `right` among them. Rows without a right answer don't count. For a classifier's logits this is its log-likelihood at
+/// the best temperature (Guo et al. 2017, section 4.2); for similarities the probability of a stochastic neighbour
+/// (Goldberger et al. 2004) at the best scale. NaN if a score is not
+/// finite, or no row counts.
+pub fn calibrated_log_likelihood(scores: &Tensor, right: &Tensor, candidates: &Tensor) -> Result<f64> {
+    if i64::try_from(scores.isfinite().all())? == 0 {
+        return Ok(f64::NAN);
+    }
+    let answerable = right.any_dim(1, false).nonzero().squeeze_dim(1);
+    let rows = |of: &Tensor| of.index_select(0, &answerable);
+    let scores = rows(scores).to_kind(Kind::Double);
+    let among = |mask: &Tensor| scores.masked_fill(&rows(mask).logical_not(), f64::NEG_INFINITY);
+    let (right, candidates) = (among(right), among(candidates));
+    let at = |log_beta: f64| -> Result<f64> {
+        let sum = |scores: &Tensor| (scores * log_beta.exp()).logsumexp([1], false);
+        Ok(f64::try_from((sum(&right) - sum(&candidates)).mean(Kind::Double))?)
+    };
+
+    let (mut low, mut high) = BOUNDS;
+    let inner = |low: f64, high: f64| (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+    let (mut left, mut right) = inner(low, high);
+    let (mut at_left, mut at_right) = (at(left)?, at(right)?);
+    for _ in 0..SECTIONS {
+        if at_left < at_right {
+            (low, left, at_left) = (left, right, at_right);
+            right = inner(low, high).1;
+            at_right = at(right)?;
+        } else {
+            (high, right, at_right) = (right, left, at_left);
+            left = inner(low, high).0;
+            at_left = at(left)?;
+        }
+    }
+    Ok(at_left.max(at_right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_classes(logits: &[f64], labels: &[i64]) -> f64 {
+        let logits = Tensor::from_slice(logits).view([labels.len() as i64, -1]);
+        let right = Tensor::from_slice(labels)
+            .unsqueeze(1)
+            .eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, logits.device())));
+        calibrated_log_likelihood(&logits, &right, &right.ones_like()).unwrap()
+    }
+
+    #[test]
+    fn two_classes_have_a_closed_form_and_their_scale_is_nothing() {
+        // margins of 1 for two in three and -1 for one in three: the best beta makes sigmoid(beta) = 2 / 3
+        let expected = (2.0 * (2.0f64 / 3.0).ln() + (1.0f64 / 3.0).ln()) / 3.0;
+        for scale in [1e-3, 1.0, 50.0] {
+            let logits = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0].map(|logit| logit * scale + 7.0);
+            let found = of_classes(&logits, &[0, 1, 1]);
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn who_knows_nothing_has_minus_ln_c_and_who_is_certain_0() {
+        assert!((of_classes(&[0.3; 12], &[0, 1, 2]) + 4f64.ln()).abs() < 1e-12);
+        // wrong throughout: no beta above 0 is of use
+        assert!((of_classes(&[0.0, 1.0, 0.0, 1.0], &[0, 0]) + 2f64.ln()).abs() < 1e-4);
+        assert!(of_classes(&[0.0, 1.0, 0.5, 0.0], &[1, 0]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_neighbour_may_be_any_of_several_and_some_do_not_count() {
+        let scores = Tensor::from_slice(&[9.0, 1.0, 1.0, 0.0, 1.0, 9.0, 0.0, 1.0, 5.0, 6.0, 7.0, 8.0]).view([3, 4]);
+        let mask = |mask: &[i64]| Tensor::from_slice(mask).view([3, 4]).to_kind(Kind::Bool);
+        let right = mask(&[0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        let candidates = mask(&[0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]);
+        // first row: 2 e^b / (2 e^b + 1), second: e^b / (2 e^b + 1): their product is largest at infinity, 1 * 1 / 2
+        let found = calibrated_log_likelihood(&scores, &right, &candidates).unwrap();
+        assert!((found - 0.5 * 0.5f64.ln()).abs() < 1e-12, "{found}");
+        let broken = &scores / 0.0;
+        assert!(calibrated_log_likelihood(&broken, &right, &candidates).unwrap().is_nan());
+    }
+}
