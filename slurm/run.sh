@@ -13,6 +13,16 @@
 say() { printf '%(%F %T)T slurm: %s\n' -1 "$*" >&2; }
 refuse() { say "$*"; exit 78; }
 
+asked='' ranks=''
+# shellcheck disable=SC2317 # called by the trap
+ask() {
+    asked=1
+    [ -n "$ranks" ] || { say "USR1 before the ranks were started: they will not be"; return; }
+    say "USR1: asking the ranks to save and stop"
+    kill -USR1 "$ranks" || true
+}
+trap ask USR1
+
 [ -n "${SLURM_JOB_ID:-}" ] || refuse "submit this with sbatch"
 if [ -n "$AMLFS_ENV" ]; then
     # shellcheck source=/dev/null
@@ -24,6 +34,18 @@ say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, $SLURM_NTASKS tasks o
 # shellcheck disable=SC2153 # DATA and data are two
 [ -f "$DATA" ] || refuse "DATA=$DATA is not a file: set DATA to the packed file that 'amlfs prepare' wrote"
 command -v "$AMLFS" >/dev/null || refuse "AMLFS=$AMLFS is not a program: build it (cargo build --release), or set AMLFS"
+
+# --- is there progress? Slurm queues a job again by itself too, when a node dies or another job goes first --------
+newest() { find "$OUT" -name 'epoch-*.h5' 2>/dev/null | sort | tail -n 1 || true; }
+before=$(newest)
+restarts=0
+if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && { read -r restarts && read -r last; } 2>/dev/null <"$OUT/.restarts"; then
+    if [ "$last" = "${before:-none}" ]; then restarts=$((restarts + 1)); else restarts=0; fi
+fi
+mkdir -p "$OUT" && rm -f "$OUT/STOPPED"
+printf '%s\n' "$restarts" "${before:-none}" >"$OUT/.restarts"
+[ "$restarts" -lt 3 ] || refuse "restarted $restarts times without a new checkpoint: is --time shorter than a round and " \
+    "the copying of the data (search.round_epochs, STAGE=0)? Did the ranks die (above)? Submit it anew when that is mended"
 
 # --- the data, once per node --------------------------------------------------------------------------------------
 on_every_node() {
@@ -61,35 +83,41 @@ else
     fi
 fi
 
-checkpoints() { find "$OUT" -name 'epoch-*.h5' 2>/dev/null | sort || true; }
-before=$(checkpoints)
-
-"${launch[@]}" "$AMLFS" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
-ranks=$!
-# shellcheck disable=SC2317 # called by the trap
-forward() {
-    signalled=1
-    say "USR1: asking the ranks to save and stop"
-    kill -USR1 "$ranks" || true
-}
-trap forward USR1
-signalled=1
-while [ -n "$signalled" ]; do # a trapped signal ends 'wait', not the ranks
-    signalled='' code=0
-    wait "$ranks" || code=$?
-done
+code=75
+if [ -z "$asked" ]; then
+    "${launch[@]}" "$AMLFS" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
+    ranks=$!
+    [ -z "$asked" ] || ask
+    asked=1
+    while [ -n "$asked" ]; do # a trapped signal ends 'wait', not the ranks
+        asked='' code=0
+        wait "$ranks" || code=$?
+    done
+fi
 [ "$data" = "$DATA" ] || unstage # now: nothing runs after the job is queued again
 
 # --- what now -----------------------------------------------------------------------------------------------------
-if [ "$code" != 75 ]; then
-    say "amlfs exited with $code"
-elif [ -e "$OUT/STOP" ]; then
-    say "$OUT/STOP stopped the run: not queued again"
-elif [ -z "$(comm -13 <(echo "$before") <(checkpoints))" ]; then
-    say "stopped early without a new checkpoint, so another round would not help: not queued again"
-elif scontrol requeue "$SLURM_JOB_ID"; then
-    say "stopped early, everything saved: queued again"
-else
-    say "stopped early, everything saved, but scontrol could not queue the job again: submit it once more"
-fi
+queue_again() {
+    if scontrol requeue "$SLURM_JOB_ID"; then
+        say "$*: queued again"
+    else
+        say "$*, but scontrol could not queue the job again: submit it once more"
+    fi
+}
+
+case $code in
+75)
+    if [ -e "$OUT/STOPPED" ]; then # amlfs has renamed STOP
+        say "$OUT/STOP stopped the run: not queued again"
+    else
+        queue_again "stopped early, everything saved"
+    fi ;;
+0 | 1 | 2 | 78 | 101) say "amlfs exited with $code" ;;
+*) # a killed rank or launcher, a dead node
+    if [ "$(newest)" != "$before" ]; then
+        queue_again "the ranks ended with $code, everything up to $(newest) is saved"
+    else
+        say "the ranks ended with $code, without a new checkpoint: not queued again"
+    fi ;;
+esac
 exit "$code"

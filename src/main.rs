@@ -1,8 +1,9 @@
 use std::process::exit;
 
-use amlfs::{cli, commands, process};
+use amlfs::{cli, commands, process, stop};
 
 fn main() {
+    stop::hold();
     process::set_environment();
     process::end_all_ranks_on_panic();
     let command = cli::parse();

@@ -53,6 +53,8 @@ impl RunDirectory {
             }
             self.check_config(config)?;
         }
+        // of an earlier stop
+        let _ = fs::remove_file(self.stopped_file());
         atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
         terminal::log_to(&self.path.join("run.log"))?;
         if self.final_file().exists() {
@@ -83,6 +85,10 @@ impl RunDirectory {
             path.display(),
             differences.join("; ")
         )))
+    }
+
+    fn stopped_file(&self) -> PathBuf {
+        self.path.join("STOPPED")
     }
 
     pub fn final_file(&self) -> PathBuf {
@@ -195,11 +201,12 @@ impl<'a> RunRecorder<'a> {
         checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test))
     }
 
-    /// A STOP file has done its work when all ranks have stopped.
+    /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
+    /// knows that its user stopped the run.
     pub fn stopped(&self) {
         self.watch.bar.finish_and_clear();
         if self.root {
-            let _ = fs::remove_file(self.directory.path.join("STOP"));
+            let _ = fs::rename(self.directory.path.join("STOP"), self.directory.stopped_file());
         }
     }
 }

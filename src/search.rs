@@ -311,8 +311,12 @@ impl Round {
         });
         let samples: Vec<_> = samples.collect();
         if samples.iter().any(|sample| sample.interrupted) {
-            let (now, saved) = (self.epochs.start + 1, self.epochs.start);
-            return Err(Error::Stopped(format!("stopped in epoch {now}; everything up to epoch {saved} is saved")));
+            let now = self.epochs.start + 1;
+            let saved = match self.epochs.start {
+                0 => "nothing was done that could be saved".to_owned(),
+                saved => format!("everything up to epoch {saved} is saved"),
+            };
+            return Err(Error::Stopped(format!("stopped in epoch {now}; {saved}")));
         }
         Ok(samples)
     }

@@ -2,19 +2,55 @@
 //! in a signal handler; the search looks at the flag between steps.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::error::{Error, Result};
 
+const SIGNALS: [i32; 3] = [SIGUSR1, SIGUSR2, SIGTERM];
 /// How often the file system is asked for the STOP file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Raised by a signal.
+static SIGNALLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Holds the signals that ask for a stop back, also while the program starts itself anew, until `listen` takes them as
+/// such or `release` lets them end the program.
+pub fn hold() {
+    mask(libc::SIG_BLOCK);
+}
+
+/// From here on the signals ask for a stop; one that was held back does so now.
+pub fn listen() -> Result<()> {
+    for signal in SIGNALS {
+        signal_hook::flag::register(signal, SIGNALLED.clone())
+            .map_err(|why| Error::failed(format!("signal {signal} can't be handled: {why}")))?;
+    }
+    release();
+    Ok(())
+}
+
+pub fn release() {
+    mask(libc::SIG_UNBLOCK);
+}
+
+fn mask(how: libc::c_int) {
+    // SAFETY: sigemptyset makes the set that the other calls read; they fail only for what is no signal and no action
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in SIGNALS {
+            libc::sigaddset(&mut set, signal);
+        }
+        libc::pthread_sigmask(how, &set, std::ptr::null_mut());
+    }
+}
+
 pub struct Stop {
-    raised: Arc<AtomicBool>,
+    found_file: bool,
     file: PathBuf,
     looked: Instant,
     started: Instant,
@@ -22,32 +58,25 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Listens for USR1, USR2 and TERM, `directory`/STOP, and the end of `max_hours` from now.
-    pub fn new(directory: &Path, max_hours: Option<f64>) -> Result<Stop> {
-        let raised = Arc::new(AtomicBool::new(false));
-        for signal in [SIGUSR1, SIGUSR2, SIGTERM] {
-            signal_hook::flag::register(signal, raised.clone())
-                .map_err(|why| Error::failed(format!("signal {signal} can't be handled: {why}")))?;
-        }
+    /// Asks after signals that came since `listen`, `directory`/STOP, and the end of `max_hours` from now.
+    pub fn new(directory: &Path, max_hours: Option<f64>) -> Stop {
         let now = Instant::now();
-        Ok(Stop {
-            raised,
+        Stop {
+            found_file: false,
             file: directory.join("STOP"),
             looked: now,
             started: now,
             budget: max_hours.map(|hours| Duration::from_secs_f64(hours * 3600.0)),
-        })
+        }
     }
 
     /// Whether to stop now.
     pub fn requested(&mut self) -> bool {
         if self.looked.elapsed() > LOOK_EVERY {
             self.looked = Instant::now();
-            if self.file.exists() {
-                self.raised.store(true, Ordering::SeqCst);
-            }
+            self.found_file |= self.file.exists();
         }
-        self.raised.load(Ordering::SeqCst) || self.would_exceed(Duration::ZERO)
+        self.found_file || SIGNALLED.load(Ordering::SeqCst) || self.would_exceed(Duration::ZERO)
     }
 
     /// Whether work of this length would end after the time budget.
@@ -61,21 +90,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_file_a_signal_or_the_budget_raise_the_flag() {
+    fn a_stop_file_the_budget_or_a_signal_that_was_held_back_ask_for_a_stop() {
         let directory = tempfile::tempdir().unwrap();
-        let mut stop = Stop::new(directory.path(), Some(1.0)).unwrap();
+        let mut stop = Stop::new(directory.path(), Some(1.0));
         assert!(!stop.requested() && stop.would_exceed(Duration::from_secs(3601)));
         stop.looked -= LOOK_EVERY * 2;
         std::fs::write(directory.path().join("STOP"), "").unwrap();
         assert!(stop.requested());
 
         let elsewhere = tempfile::tempdir().unwrap();
-        let mut late = Stop::new(elsewhere.path(), Some(1.0)).unwrap();
+        let mut late = Stop::new(elsewhere.path(), Some(1.0));
         late.started -= Duration::from_secs(3601);
         assert!(late.requested());
-        let mut signalled = Stop::new(elsewhere.path(), None).unwrap();
-        assert!(!signalled.requested());
+
+        let mut signalled = Stop::new(elsewhere.path(), None);
+        hold();
         signal_hook::low_level::raise(SIGUSR1).unwrap();
+        assert!(!signalled.requested());
+        listen().unwrap();
         assert!(signalled.requested());
     }
 }

@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use amlfs::checkpoint::{self, Checkpoint};
 use support::kill::{assert_nothing_left, kill_and_resume};
@@ -62,7 +63,7 @@ fn signals_a_stop_file_and_the_time_budget_end_with_75_and_any_number_of_ranks_r
     let out = directory.path().join("stopped");
     let signalled = stopped(2, &out, 1, user_signal);
     let by_file = stopped(4, &out, signalled + 1, |_| std::fs::write(out.join("STOP"), "").unwrap());
-    assert!(!out.join("STOP").exists(), "a STOP file works once");
+    assert!(!out.join("STOP").exists() && out.join("STOPPED").exists(), "a STOP file works once");
     assert_code(&finish(run(1, &out, ENDLESS).arg("--max-hours=1e-9")), 75);
     let last = stopped(3, &out, by_file + 1, user_signal);
 
@@ -72,6 +73,31 @@ fn signals_a_stop_file_and_the_time_budget_end_with_75_and_any_number_of_ranks_r
         without_timings(checkpoint::read(&checkpoint::epoch_file(run, last)).expect("every epoch is kept"))
     };
     assert_same(&saved(&straight), &saved(&out));
+}
+
+#[test]
+fn a_signal_before_the_first_step_ends_with_75() {
+    let directory = tempfile::tempdir().unwrap();
+    for (i, delay) in [50, 150, 300, 600, 1000].into_iter().enumerate() {
+        let out = directory.path().join(i.to_string());
+        let mut command = Command::new(support::AMLFS);
+        command.args(SMALL).args(ENDLESS).args([format!("--out={}", out.display())]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        until("amlfs has begun", || holds_signals(&child));
+        std::thread::sleep(Duration::from_millis(delay));
+        user_signal(&child);
+        assert_code(&wait(child), 75);
+    }
+}
+
+/// Whether the process holds signals back or handles them: before, libraries are loaded.
+fn holds_signals(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    (mask("SigBlk:") | mask("SigCgt:")) & (1 << (libc::SIGUSR1 - 1)) != 0
 }
 
 #[test]

@@ -33,6 +33,7 @@ done
 trap 'touch "$LOG/signalled"' USR1
 touch "$LOG/started"
 while [ -n "$UNTIL_USR1" ] && ! [ -e "$LOG/signalled" ]; do sleep 0.05; done
+[ ! -e "$out/STOP" ] || mv "$out/STOP" "$out/STOPPED"
 rm -f "$out"/epoch-*
 [ -z "$CHECKPOINT" ] || touch "$out/$CHECKPOINT"
 exit "$CODE""#;
@@ -132,21 +133,46 @@ fn modified(path: &Path) -> SystemTime {
 }
 
 #[test]
-fn only_a_run_that_stopped_early_after_progress_is_queued_again() {
+fn a_run_that_stopped_early_or_lost_its_ranks_after_progress_is_queued_again() {
     for (code, checkpoint, again) in [
         ("75", "epoch-0002.h5", true),
-        ("75", "epoch-0001.h5", false),
-        ("75", "", false),
+        ("75", "epoch-0001.h5", true),
+        ("75", "", true),
         ("0", "epoch-0002.h5", false),
         ("1", "epoch-0002.h5", false),
         ("78", "epoch-0002.h5", false),
-        ("137", "epoch-0002.h5", false),
+        ("101", "epoch-0002.h5", false),
+        ("137", "epoch-0001.h5", false),
+        ("137", "epoch-0002.h5", true),
+        ("205", "epoch-0002.h5", true),
     ] {
         let mut job = Job::new(&[]).with("CODE", code).with("CHECKPOINT", checkpoint);
         let ended = job.run();
         assert_eq!(ended.code, code.parse().ok(), "{}", ended.log);
         let requeued = again.then(|| "requeue 7\n".to_string());
         assert_eq!(job.noted("scontrol"), requeued, "code {code}, checkpoint {checkpoint:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn three_restarts_without_a_new_checkpoint_are_enough() {
+    let mut job = Job::new(&[]).with("CODE", "75").with("CHECKPOINT", "epoch-0001.h5");
+    let restart = |job: &mut Job, count: usize| {
+        job.command.env("SLURM_RESTART_COUNT", count.to_string());
+        job.run()
+    };
+    for count in 0..3 {
+        assert_eq!(restart(&mut job, count).code, Some(75));
+    }
+    let ended = restart(&mut job, 3);
+    assert_eq!(ended.code, Some(78), "{}", ended.log);
+    assert!(ended.log.contains("restarted 3 times without a new checkpoint"), "{}", ended.log);
+    // a job that was submitted anew, and one that got on in between
+    assert_eq!(restart(&mut job, 0).code, Some(75));
+    assert_eq!(restart(&mut job, 1).code, Some(75));
+    let mut job = job.with("CHECKPOINT", "epoch-0002.h5");
+    for count in 2..5 {
+        assert_eq!(restart(&mut job, count).code, Some(75));
     }
 }
 
@@ -240,6 +266,20 @@ fn the_warning_before_the_time_limit_reaches_the_ranks() {
         assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 7\n"), "{launcher}: {}", ended.log);
         assert!(job.noted("calls").unwrap().contains(&format!("{launcher} -")), "{launcher}");
     }
+}
+
+#[test]
+fn a_warning_while_the_data_are_copied_is_not_lost() {
+    let mut job = Job::new(&[]);
+    let slow = "while ! [ -e \"$LOG/go\" ]; do touch \"$LOG/copying\"; sleep 0.05; done";
+    fs::write(job.path("bin/df"), format!("#!/bin/sh\n{slow}\n{DF}\n")).unwrap();
+    let child = job.start();
+    until("the data are copied", || job.noted("copying").is_some());
+    assert!(Command::new("kill").args(["-USR1", &child.id().to_string()]).status().unwrap().success());
+    File::create(job.path("log/go")).unwrap();
+    let ended = job.wait(child);
+    assert_eq!((ended.code, job.noted("arguments")), (Some(75), None), "{}", ended.log);
+    assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 7\n"), "{}", ended.log);
 }
 
 #[test]

@@ -12,11 +12,16 @@ use std::time::Duration;
 use crate::cli::Command;
 use crate::comm::{self, Comm};
 use crate::error::Result;
+use crate::stop;
 
 /// How long a rank that failed waits for the others to have failed too, before it ends them.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Search(_) | Command::Train(_) => stop::listen()?,
+        _ => stop::release(),
+    }
     match command {
         Command::Search(arguments) => search::search(&arguments),
         Command::Train(arguments) => search::train(&arguments),

@@ -140,7 +140,7 @@ fn search_in(
     found: Found,
     comm: &Comm,
 ) -> Result<()> {
-    let stop = Stop::new(directory.path(), config.run.max_hours)?;
+    let stop = Stop::new(directory.path(), config.run.max_hours);
     let (mut policy, progress) = start(config, comm, task, found)?;
     let info = run_info(config, comm, devices);
     if comm.is_root() {
