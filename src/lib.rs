@@ -19,6 +19,7 @@ mod pretrained;
 pub mod process;
 pub mod rng;
 pub mod run_directory;
+mod run_lock;
 pub mod search;
 pub mod state;
 pub mod stop;

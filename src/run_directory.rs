@@ -11,6 +11,7 @@ use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
+use crate::run_lock::{self, RunLock};
 use crate::search::{Progress, Recorder};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, TensorSpec};
 use crate::stop::Stop;
@@ -20,6 +21,8 @@ use crate::train::Observer;
 pub struct RunDirectory {
     path: PathBuf,
     keep: usize,
+    /// Rank 0's, from `open` on.
+    lock: Option<RunLock>,
 }
 
 const FINAL: &str = "final.h5";
@@ -36,15 +39,16 @@ pub enum Found {
 
 impl RunDirectory {
     pub fn new(path: &Path, keep: usize) -> RunDirectory {
-        RunDirectory { path: path.into(), keep }
+        RunDirectory { path: path.into(), keep, lock: None }
     }
 
-    /// Prepares the directory and finds what there is to continue. Errors: it can't be written; without `resume`, it
-    /// is not empty; with `resume`, its configuration or its newest checkpoint does not fit.
-    pub fn open(&self, config: &Config, resume: bool) -> Result<Found> {
+    /// Takes the directory and finds what there is to continue. Errors: it can't be written; another process works in
+    /// it; without `resume`, it is not empty; with `resume`, its configuration or its newest checkpoint does not fit.
+    pub fn open(&mut self, config: &Config, resume: bool) -> Result<Found> {
         fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
-        let mut entries = fs::read_dir(&self.path).map_err(|why| Error::file(&self.path, why))?;
-        if entries.next().is_some() {
+        self.lock = Some(RunLock::take(&self.path)?);
+        let entries = fs::read_dir(&self.path).map_err(|why| Error::file(&self.path, why))?;
+        if entries.flatten().any(|entry| entry.file_name() != run_lock::NAME) {
             if !resume {
                 let path = self.path.display();
                 return Err(Error::config(format!(
@@ -64,6 +68,11 @@ impl RunDirectory {
         let found = checkpoint::read(&newest)
             .map_err(|why| Error::failed(format!("{why}; remove it to continue from the checkpoint before it")))?;
         Ok(Found::Unfinished(Box::new(found)))
+    }
+
+    /// Asked before results are written. Error: another process works in the directory now.
+    fn check_owner(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), RunLock::check)
     }
 
     /// Whether a run is there that has got anywhere.
@@ -198,6 +207,7 @@ impl<'a> RunRecorder<'a> {
     /// Writes final.h5 and takes the progress bar away.
     pub fn finish(&self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
         self.watch.bar.finish_and_clear();
+        self.directory.check_owner()?;
         checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test))
     }
 
@@ -225,6 +235,7 @@ impl Recorder for RunRecorder<'_> {
 
     fn save(&mut self, progress: &Progress) -> Result<f64> {
         let start = Instant::now();
+        self.directory.check_owner()?;
         let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
         checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
         checkpoint::prune(&self.directory.path, &kept(&progress.history, self.directory.keep))?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use amlfs::checkpoint::{self, Checkpoint};
 use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{
-    NATURAL, SMALL, amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, saved_epochs,
-    text, until, wait, without_timings,
+    NATURAL, SMALL, amlfs, assert_code, assert_error, assert_same, final_without_timings, finish, json, mpirun, path,
+    saved_epochs, text, until, wait, without_timings,
 };
 
 /// A run that no machine completes before it is told to stop, and that keeps its checkpoints.
@@ -73,6 +73,21 @@ fn signals_a_stop_file_and_the_time_budget_end_with_75_and_any_number_of_ranks_r
         without_timings(checkpoint::read(&checkpoint::epoch_file(run, last)).expect("every epoch is kept"))
     };
     assert_same(&saved(&straight), &saved(&out));
+}
+
+#[test]
+fn a_second_run_in_the_same_directory_is_refused_and_the_first_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("run");
+    let second = std::cell::OnceCell::new();
+    let saved = stopped(2, &out, 1, |child| {
+        second.set(finish(&mut run(1, &out, ENDLESS))).unwrap();
+        let now = saved_epochs(&out);
+        until("the first goes on", || saved_epochs(&out) > now);
+        user_signal(child);
+    });
+    assert_error(second.get().unwrap(), 1, "works in this directory; wait until it ends, or name another --out");
+    assert!(saved > 1 && !out.join(".owner").exists());
 }
 
 #[test]

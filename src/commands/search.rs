@@ -78,8 +78,8 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         }
         return Ok(());
     }
-    let directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
-    match find(&directory, config, arguments.resume, comm)? {
+    let mut directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
+    match find(&mut directory, config, arguments.resume, comm)? {
         Found::Finished => Ok(()),
         found => search_in(&directory, config, devices, &mut *task, found, comm),
     }
@@ -119,7 +119,7 @@ fn open_task(arguments: &RunArguments, config: &Config, devices: &[Device], comm
 }
 
 /// What the run directory holds; only rank 0 looks, and only it has the checkpoint.
-fn find(directory: &RunDirectory, config: &Config, resume: bool, comm: &Comm) -> Result<Found> {
+fn find(directory: &mut RunDirectory, config: &Config, resume: bool, comm: &Comm) -> Result<Found> {
     let found = if comm.is_root() { directory.open(config, resume) } else { Ok(Found::Fresh) };
     let found = comm.agree(found)?;
     if comm.all_max(matches!(found, Found::Finished) as u64) == 0 {
