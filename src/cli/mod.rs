@@ -87,8 +87,8 @@ pub struct RunArguments {
     /// Print every setting and the plan (steps, memory, files), and stop before training
     #[arg(long)]
     pub dry_run: bool,
-    /// The training data: for CIFAR-10 the directory of data_batch_1.bin, for faces and persons the file that amlfs
-    /// prepare wrote (data.path)
+    /// The training data: for CIFAR the directory of its batches (binary or Python version) or the .tar.gz, for faces
+    /// and persons the file that amlfs prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)

@@ -1,4 +1,4 @@
-//! Image classification: CIFAR-10 and glyphs. Reward: top-1 accuracy on the validation split.
+//! Image classification: CIFAR and glyphs. Reward: top-1 accuracy on the validation split.
 
 use std::sync::Arc;
 
