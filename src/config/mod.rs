@@ -114,7 +114,7 @@ impl TypedConfig {
         let validation_fraction = data.validation_fraction;
         Ok(match data.kind {
             DataKind::Cifar10 | DataKind::Cifar100 => {
-                let path = path("CIFAR: --data PATH (the directory of its batches, or the .tar.gz)")?;
+                let path = path("CIFAR: --data DIR (of its batches, in either version) or --data FILE (its .tar.gz)")?;
                 let classes = if data.kind == DataKind::Cifar10 { 10 } else { 100 };
                 Source::Cifar { path, classes, size: data.size, validation_fraction }
             }

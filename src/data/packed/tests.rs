@@ -51,7 +51,7 @@ fn part(dir: &TempDir, bytes: &[u8]) -> File {
 fn packed(dir: &TempDir, store: Store) -> PathBuf {
     let (content, bytes) = content(store);
     let path = dir.path().join("packed.h5");
-    write(&path, &content, &part(dir, &bytes), &[0..bytes.len() as u64]).unwrap();
+    write(&path, &content, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).unwrap();
     path
 }
 
@@ -60,7 +60,7 @@ fn open_unverified(content: &Content, bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("packed.h5");
     let written = write_hdf5(&path, content).and_then(|range| {
-        fill(&path, &range, &part(&dir, bytes), &[0..bytes.len() as u64])?;
+        fill(&path, &range, &part(&dir, bytes), std::slice::from_ref(&(0..bytes.len() as u64)))?;
         seal(&path, &range)
     });
     assert!(written.is_ok());
@@ -141,7 +141,8 @@ fn contradictions_between_cameras_and_splits_are_refused() {
         edit(&file).unwrap();
         file.close().unwrap();
         assert!(
-            fill(&path, &range, &part(&dir, &bytes), &[0..bytes.len() as u64]).is_ok() && seal(&path, &range).is_ok()
+            fill(&path, &range, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).is_ok()
+                && seal(&path, &range).is_ok()
         );
         let error = Packed::open(&path).err().unwrap().to_string();
         assert!(error.ends_with(name), "{error}");
@@ -238,7 +239,8 @@ fn offsets_that_do_not_divide_the_bytes_are_refused() {
         file.dataset("offsets").unwrap().write_raw(&offsets).unwrap();
         file.close().unwrap();
         assert!(
-            fill(&path, &range, &part(&dir, &bytes), &[0..bytes.len() as u64]).is_ok() && seal(&path, &range).is_ok()
+            fill(&path, &range, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).is_ok()
+                && seal(&path, &range).is_ok()
         );
         let error = Packed::open(&path).err().unwrap().to_string();
         assert!(error.ends_with("damaged: its offsets do not divide its bytes"), "{error}");
@@ -281,9 +283,13 @@ fn images_that_do_not_match_are_not_given_a_name() {
     let path = dir.path().join("packed.h5");
     let (content, mut bytes) = content(Store::Raw);
     bytes[100] ^= 1;
-    let error = write(&path, &content, &part(&dir, &bytes), &[0..bytes.len() as u64]).unwrap_err().to_string();
+    let error = write(&path, &content, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("reading it back failed") && error.contains("image 1 (b/2.png): damaged"), "{error}");
-    let error = write(&path, &content, &part(&dir, &bytes[1..]), &[0..bytes.len() as u64]).unwrap_err().to_string();
+    let error = write(&path, &content, &part(&dir, &bytes[1..]), std::slice::from_ref(&(0..bytes.len() as u64)))
+        .unwrap_err()
+        .to_string();
     assert!(error.ends_with("the images have 215 bytes instead of 216"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

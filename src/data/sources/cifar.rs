@@ -69,7 +69,7 @@ impl Cifar {
 impl Batch {
     fn binary(bytes: Bytes, set: &Set) -> std::result::Result<Batch, String> {
         let stride = files::record(set);
-        if bytes.is_empty() || bytes.len() % stride != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(stride) {
             let length = bytes.len();
             return Err(format!(
                 "{length} bytes are no whole number of {stride}-byte {} records; the file is truncated or not {0}",
@@ -82,7 +82,7 @@ impl Batch {
 
     fn pickled(bytes: Bytes, set: &Set) -> std::result::Result<Batch, String> {
         let Pickled { pixels, fortran, labels } = pickled::parse(&bytes, PIXELS, set.key)
-            .map_err(|why| format!("no batch of {}'s Python version: {why}", set.name))?;
+            .map_err(|why| format!("no batch of {}'s Python version: {why}; {}", set.name, set.wanted()))?;
         if !fortran {
             return Ok(Batch { bytes, labels, first: pixels.start, stride: PIXELS });
         }
@@ -251,8 +251,8 @@ mod tests {
         assert!(text.contains("data_batch_1: can't be read as .tar.gz: "), "{text}");
         std::fs::write(here.join("cifar-10-batches-py/data_batch_3"), b"\x80\x02}.").unwrap();
         let text = error(&here.join("cifar-10-batches-py"), 10);
-        let why = "data_batch_3: no batch of CIFAR-10's Python version: it has no array of images";
-        assert!(text.ends_with(why), "{text}");
+        let why = "data_batch_3: no batch of CIFAR-10's Python version: it has no array of images; wanted is the directory of data_batch_1.bin or of";
+        assert!(text.contains(why), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The forms in which CIFAR is about: the binary and the Python version, unpacked or as the archive that is given out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ pub fn open(path: &Path, set: &Set) -> Result<Files> {
             return open_archive(&archive, set);
         }
     }
-    let other = if set.classes == 10 { &CIFAR100 } else { &CIFAR10 };
+    let other = set.other();
     for version in [&other.binary, &other.python] {
         if version.begun(path) || version.begun(&path.join(version.directory)) {
             return Err(Error::file(path, other_set(set, other)));
@@ -137,12 +137,20 @@ fn other_set(set: &Set, other: &Set) -> String {
 
 impl Version {
     fn begun(&self, directory: &Path) -> bool {
-        self.training.iter().chain([&self.test]).any(|name| directory.join(name).is_file())
+        self.names().any(|name| directory.join(name).is_file())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.training.iter().copied().chain([self.test])
     }
 }
 
 impl Set {
-    fn wanted(&self) -> String {
+    fn other(&self) -> &'static Set {
+        if self.classes == CIFAR10.classes { &CIFAR100 } else { &CIFAR10 }
+    }
+
+    pub fn wanted(&self) -> String {
         let Set { binary, python, .. } = self;
         format!(
             "wanted is the directory of {} or of {}, or {} or {} as it is given out at https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -162,13 +170,14 @@ fn map(path: &Path) -> Result<Bytes> {
 fn open_archive(path: &Path, set: &Set) -> Result<Files> {
     let wrong = |why: std::io::Error| Error::file(path, format!("can't be read as .tar.gz: {why}; {}", set.wanted()));
     let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
-    let mut found: HashMap<String, Vec<u8>> = HashMap::new();
+    let (mut found, mut seen) = (HashMap::new(), HashSet::new());
     let versions = [&set.binary, &set.python];
-    let wanted = |name: &str| versions.iter().any(|version| version.training.contains(&name) || version.test == name);
+    let wanted = |name: &str| versions.iter().any(|version| version.names().any(|wanted| wanted == name));
     let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
     for entry in archive.entries().map_err(wrong)? {
         let mut entry = entry.map_err(wrong)?;
         let name = entry.path().map_err(wrong)?.file_name().map(|name| name.to_string_lossy().into_owned());
+        seen.extend(name.clone());
         let Some(name) = name.filter(|name| wanted(name)) else { continue };
         if entry.size() > MOST_BYTES {
             return Err(Error::file(&path.join(name), format!("{} bytes are too many for {}", entry.size(), set.name)));
@@ -177,10 +186,14 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
         entry.read_to_end(&mut bytes).map_err(wrong)?;
         found.insert(name, bytes);
     }
-    let complete =
-        |version: &&Version| version.training.iter().chain([&version.test]).all(|name| found.contains_key(*name));
-    let Some(pickled) = versions.iter().position(complete) else {
-        return Err(Error::file(path, format!("it has not all batches of {}; {}", set.name, set.wanted())));
+    let complete = |version: &Version| version.names().all(|name| seen.contains(name));
+    let Some(pickled) = versions.iter().position(|version| complete(version)) else {
+        let other = set.other();
+        let why = match complete(&other.binary) || complete(&other.python) {
+            true => other_set(set, other),
+            false => format!("it has not all batches of {}; {}", set.name, set.wanted()),
+        };
+        return Err(Error::file(path, why));
     };
     let mut take = |name: &str| (path.join(name), Bytes::Read(found.remove(name).unwrap_or_default()));
     let training = versions[pickled].training.iter().map(|name| take(name)).collect();

@@ -76,7 +76,7 @@ pub fn parse(bytes: &[u8], image: usize, key: &str) -> Parsed<Pickled> {
         if let Some(range) = text.clone()
             && range.len() >= image
         {
-            if found.is_some() || range.len() % image != 0 || !matches!(before, 0x88 | 0x89) {
+            if found.is_some() || !range.len().is_multiple_of(image) || !matches!(before, 0x88 | 0x89) {
                 return wrong(&format!("{} bytes that are not an array of images of {image}", range.len()));
             }
             found = Some((range, before == 0x88));
@@ -84,7 +84,7 @@ pub fn parse(bytes: &[u8], image: usize, key: &str) -> Parsed<Pickled> {
         let memo = matches!(opcode, b'q' | b'r' | 0x94);
         state = match (state, opcode, number) {
             (state, ..) if memo => state,
-            (_, ..) if text.is_some_and(|range| bytes[range] == *key.as_bytes()) => State::Key,
+            _ if text.is_some_and(|range| bytes[range] == *key.as_bytes()) => State::Key,
             (State::Key, b']', _) if labels.is_none() => {
                 labels = Some(Vec::new());
                 State::List
