@@ -68,7 +68,7 @@ fn bad_cifar_files_end_with_1_and_are_named() {
     std::fs::create_dir(&data).unwrap();
     let settings = ["--set=data.kind=cifar10".into(), format!("--data={}", data.display()), out(directory.path())];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    assert_error(&search(2, &settings), 1, "data_batch_1.bin: can't be opened: No such file");
+    assert_error(&search(2, &settings), 1, "data: no CIFAR-10 here; wanted is the directory of data_batch_1.bin");
     for i in 1..=5 {
         std::fs::write(data.join(format!("data_batch_{i}.bin")), vec![i; 3073 * 40]).unwrap();
     }

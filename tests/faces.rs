@@ -365,11 +365,12 @@ fn an_insightface_folder_packs_to_the_same_images_as_the_directory_and_identitie
         assert_eq!(from_records.label(index), from_tree.label(index));
     }
     // labels are the names where there is no train.lst
-    std::fs::write(&exclude, "0\n4\n").unwrap();
+    std::fs::write(&exclude, "\u{feff}0\r\n 4 somebody\r\n0000001\r\n").unwrap();
     let rest = path(here, "rest.h5");
     let output = amlfs(&["prepare", "faces", &source, "--out", &rest, "--size=32x32", "--exclude", &exclude]);
     assert_code(&output, 0);
     assert!(text(&output).contains("excluded: 10 images of 2 identities"), "{}", text(&output));
+    assert!(text(&output).contains("exclude.txt: 2 of 3 names matched; not \"0000001\""), "{}", text(&output));
     let rest = Packed::open(Path::new(&rest)).unwrap();
     assert_eq!((rest.count(), rest.identities()), (20, &["1", "2", "3", "5"].map(String::from)[..]));
 

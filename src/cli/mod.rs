@@ -88,8 +88,8 @@ pub struct RunArguments {
     /// Print every setting and the plan (steps, memory, files), and stop before training
     #[arg(long)]
     pub dry_run: bool,
-    /// The training data: for CIFAR-10 the directory of data_batch_1.bin, for faces and persons the file that amlfs
-    /// prepare wrote (data.path)
+    /// The training data: for CIFAR the directory of its batches (binary or Python version) or the .tar.gz, for faces
+    /// and persons the file that amlfs prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
@@ -164,7 +164,7 @@ pub enum Replayed {
 pub enum PrepareCommand {
     /// Faces: a directory of identities with image files, or an insightface folder (train.rec, train.idx, property)
     Faces(PrepareFacesArguments),
-    /// People seen by several cameras: Market-1501-v15.09.15 or DukeMTMC-reID
+    /// People seen by several cameras: Market-1501-v15.09.15, DukeMTMC-reID, MSMT17, CUHK03-NP or a tree like one
     Reid(PrepareReidArguments),
     /// Generated images as a directory of identities, to try things with
     Glyphs(PrepareGlyphsArguments),
@@ -183,11 +183,11 @@ pub struct PrepareFacesArguments {
     /// How images are stored: encoded ones take a tenth of the space, raw ones no time to decode
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Store::Jpeg)]
     pub store: Store,
-    /// Text file of identities to leave out, one per line: directory names, or labels of a .rec without train.lst;
-    /// repeatable
+    /// Text file of identities to leave out, one per line: directory names (also within a path or as a first column), or
+    /// labels of a .rec without train.lst; repeatable
     #[arg(long, value_name = "FILE")]
     pub exclude: Vec<PathBuf>,
-    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,
@@ -198,12 +198,17 @@ pub struct PrepareFacesArguments {
 
 #[derive(Args)]
 pub struct PrepareReidArguments {
-    /// Directory with bounding_box_train, query and bounding_box_test, or the one above it
+    /// Directory with bounding_box_train, query and bounding_box_test, or the one above it; likewise VeRi-776's and
+    /// MSMT17's own
     pub source: PathBuf,
     /// The packed file to write; if it was interrupted, the same command goes on
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// The tree is your own, not one of these benchmarks, whatever its name: any people and cameras, and person 0 is one
+    /// of them instead of a distractor
+    #[arg(long)]
+    pub own_tree: bool,
+    /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_skipped: f64,

@@ -97,7 +97,8 @@ fn check_data(data: &Data) -> Check {
     ensure(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "between 0 and 1, both excluded")?;
     from_0_below_1("data.label_noise", data.label_noise)?;
     if let Some(size) = data.size {
-        ensure(data.kind == DataKind::Cifar10, "data.size", "left out: only cifar10 has it")?;
+        let cifar = matches!(data.kind, DataKind::Cifar10 | DataKind::Cifar100);
+        ensure(cifar, "data.size", "left out: only cifar10 and cifar100 have it")?;
         within("data.size", size, 8..=256)?;
     }
     within("data.crop_padding", data.crop_padding, 0..=64)?;

@@ -48,7 +48,7 @@ pub struct Data {
 /// Where the images come from, with what only this kind of data has.
 #[derive(Clone, Debug)]
 pub enum Source {
-    Cifar10 { path: PathBuf, size: Option<usize>, validation_fraction: f64 },
+    Cifar { path: PathBuf, classes: usize, size: Option<usize>, validation_fraction: f64 },
     Glyphs { settings: Glyphs, validation_fraction: f64 },
     Faces { path: PathBuf, settings: Faces },
     Reid { path: PathBuf, settings: Reid },
@@ -113,9 +113,10 @@ impl TypedConfig {
         };
         let validation_fraction = data.validation_fraction;
         Ok(match data.kind {
-            DataKind::Cifar10 => {
-                let path = path("CIFAR-10: --data DIR (the directory of data_batch_1.bin)")?;
-                Source::Cifar10 { path, size: data.size, validation_fraction }
+            DataKind::Cifar10 | DataKind::Cifar100 => {
+                let path = path("CIFAR: --data DIR (of its batches, in either version) or --data FILE (its .tar.gz)")?;
+                let classes = if data.kind == DataKind::Cifar10 { 10 } else { 100 };
+                Source::Cifar { path, classes, size: data.size, validation_fraction }
             }
             DataKind::Glyphs => Source::Glyphs { settings: data.glyphs.clone(), validation_fraction },
             DataKind::Faces => {

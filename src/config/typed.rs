@@ -43,6 +43,7 @@ pub struct Data {
 #[serde(rename_all = "kebab-case")]
 pub enum DataKind {
     Cifar10,
+    Cifar100,
     Glyphs,
     Faces,
     Reid,

@@ -17,7 +17,7 @@ pub use packed::{CamerasAndSplits, Packed, Split, Store};
 pub use prepare::{
     FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
 };
-pub use sources::{Cifar10, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
+pub use sources::{Cifar, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
 pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};
 

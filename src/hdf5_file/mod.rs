@@ -4,7 +4,7 @@
 pub mod trailer;
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -111,12 +111,16 @@ pub fn reserve<T: H5Type>(file: &File, name: &str, shape: &[usize], units: &str,
     Ok(offset)
 }
 
-/// Copies all of `bytes` into the range of `path` that `reserve` found; the kernel does it (copy_file_range).
-pub fn fill(path: &Path, range: &Range<u64>, mut bytes: &fs::File) -> Outcome<()> {
+/// Copies `pieces` of `bytes` into the range of `path` that `reserve` found, one after the other; the kernel does it
+/// (copy_file_range).
+pub fn fill(path: &Path, range: &Range<u64>, mut bytes: &fs::File, pieces: &[Range<u64>]) -> Outcome<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.seek(SeekFrom::Start(range.start))?;
-    bytes.seek(SeekFrom::Start(0))?;
-    let copied = io::copy(&mut bytes, &mut file)?;
+    let mut copied = 0;
+    for piece in pieces {
+        bytes.seek(SeekFrom::Start(piece.start))?;
+        copied += io::copy(&mut bytes.take(piece.end - piece.start), &mut file)?;
+    }
     if copied != range.end - range.start {
         return Err(format!("{copied} bytes instead of {}", range.end - range.start).into());
     }

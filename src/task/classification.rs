@@ -1,4 +1,4 @@
-//! Image classification: CIFAR-10 and glyphs. Reward: top-1 accuracy on the validation split, or the likelihood of its labels.
+//! Image classification: CIFAR and glyphs. Reward: top-1 accuracy on the validation split, or the likelihood of its labels.
 
 use std::sync::Arc;
 

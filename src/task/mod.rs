@@ -14,7 +14,7 @@ use reid::reid;
 use tch::Device;
 
 use crate::config::{Config, Source};
-use crate::data::{Cifar10, GlyphImages, Images, LabelChange, Scaled};
+use crate::data::{Cifar, GlyphImages, Images, LabelChange, Scaled};
 use crate::error::Result;
 use crate::state::TensorSpec;
 use crate::train::Observer;
@@ -22,15 +22,15 @@ use crate::train::Observer;
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
     Ok(Box::new(match &config.data.source {
-        Source::Cifar10 { path, size, validation_fraction } => {
-            let (training, test) = Cifar10::open(path)?;
-            let sized = |images: Cifar10| -> Result<Arc<dyn Images>> {
+        Source::Cifar { path, classes, size, validation_fraction } => {
+            let (training, test) = Cifar::open(path, *classes)?;
+            let sized = |images: Cifar| -> Result<Arc<dyn Images>> {
                 Ok(match size {
                     Some(size) => Arc::new(Scaled::new(&images, (*size, *size))?),
                     None => Arc::new(images),
                 })
             };
-            let images = Classes { training: sized(training)?, test: sized(test)?, count: Cifar10::CLASSES };
+            let images = Classes { training: sized(training)?, test: sized(test)?, count: *classes };
             classification(config, images, *validation_fraction, devices)?
         }
         Source::Glyphs { settings, validation_fraction } => {

@@ -67,44 +67,51 @@ fn folder(images: &[Image], flat: bool, vector: bool) -> [Vec<u8>; 4] {
 
 #[test]
 fn record_folders() {
-    let valid = (vec(image(), 1..6), any::<bool>(), any::<bool>());
+    let valid = (vec(image(), 1..6), any::<bool>(), any::<bool>(), any::<bool>());
     let damages = prop_oneof![
         1 => Just(Vec::new()),
         6 => vec((prop_oneof![5 => Just(0), 2 => Just(1_usize), 1 => Just(2), 1 => Just(3)], damage()), 1..4),
     ];
     let arbitrary = (0..8_usize, vec(any::<u8>(), 0..200));
-    fuzz("recordio", (valid, damages, arbitrary), |((images, flat, vector), damages, (replaced, bytes))| {
-        let mut files = folder(&images, flat, vector);
-        for (file, damage) in &damages {
-            files[*file] = apply(std::mem::take(&mut files[*file]), std::slice::from_ref(damage));
-        }
-        let pristine = damages.is_empty() && replaced > 3;
-        if let Some(file) = files.get_mut(replaced) {
-            *file = bytes;
-        }
-        let [records, index, property, list] = files;
-        let Ok(layout) = RecordLayout::parse(&records, &index, &property) else {
-            assert!(!pristine, "a valid folder is refused");
-            return false;
-        };
-        assert!((1..=1 << 24).contains(&layout.classes()) && layout.count() <= index.len());
-        for k in 0..layout.count() {
-            let original = images.get(k).filter(|_| pristine);
-            match layout.image(&records, k) {
-                Ok((label, image)) => {
-                    assert!((label as usize) < layout.classes() && (1..records.len()).contains(&image.len()));
-                    assert!(original.is_none_or(|original| (label, &*image) == (original.0, &original.1[..])));
-                }
-                Err(why) => assert!(!pristine && why.starts_with("record "), "{why}"),
+    fuzz(
+        "recordio",
+        (valid, damages, arbitrary),
+        |((images, flat, vector, with_property), damages, (replaced, bytes))| {
+            let mut files = folder(&images, flat, vector);
+            for (file, damage) in &damages {
+                files[*file] = apply(std::mem::take(&mut files[*file]), std::slice::from_ref(damage));
             }
-        }
-        assert!(layout.image(&records, layout.count()).is_err());
-        let names = layout.names(&records, &list);
-        if let Ok(names) = &names {
-            assert!(names.keys().all(|&label| (label as usize) < layout.classes()));
-            assert!(!pristine || names.iter().all(|(label, name)| *name == format!("id{label}")));
-        }
-        assert!(!pristine || names.is_ok());
-        true
-    });
+            let pristine = damages.is_empty() && replaced > 3;
+            if let Some(file) = files.get_mut(replaced) {
+                *file = bytes;
+            }
+            let [records, index, property, list] = files;
+            let Ok(layout) = RecordLayout::parse(&records, &index, Some(&property[..]).filter(|_| with_property))
+            else {
+                assert!(!pristine, "a valid folder is refused");
+                return false;
+            };
+            let classes = layout.classes().unwrap_or(1 << 24);
+            assert!((1..=1 << 24).contains(&classes) && layout.classes().is_some() == with_property);
+            assert!(layout.count() <= index.len());
+            for k in 0..layout.count() {
+                let original = images.get(k).filter(|_| pristine);
+                match layout.image(&records, k) {
+                    Ok((label, image)) => {
+                        assert!((label as usize) < classes && (1..records.len()).contains(&image.len()));
+                        assert!(original.is_none_or(|original| (label, &*image) == (original.0, &original.1[..])));
+                    }
+                    Err(why) => assert!(!pristine && why.starts_with("at offset "), "{why}"),
+                }
+            }
+            assert!(layout.image(&records, layout.count()).is_err());
+            let names = layout.names(&records, &list);
+            if let Ok(names) = &names {
+                assert!(names.keys().all(|&label| (label as usize) < classes));
+                assert!(!pristine || names.iter().all(|(label, name)| *name == format!("id{label}")));
+            }
+            assert!(!pristine || names.is_ok());
+            true
+        },
+    );
 }

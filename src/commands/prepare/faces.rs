@@ -2,8 +2,9 @@
 
 use super::{packed, print_skipped};
 use crate::cli::PrepareFacesArguments;
+use crate::data::prepare::exclude;
 use crate::data::{Folder, PrepareOptions, Records, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::terminal;
 
 pub fn run(arguments: &PrepareFacesArguments) -> Result<()> {
@@ -14,13 +15,19 @@ pub fn run(arguments: &PrepareFacesArguments) -> Result<()> {
     };
     let mut options = PrepareOptions::new(arguments.size, arguments.store, path.display().to_string());
     for file in &arguments.exclude {
-        let text = std::fs::read_to_string(file).map_err(|why| Error::file(file, format!("can't be read: {why}")))?;
-        options.exclude.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        let found = exclude::read(file, &*source)?;
+        let all = found.matched + found.unmatched.len();
+        let others = match &found.unmatched[..] {
+            [] => String::new(),
+            others => format!("; not {}", exclude::examples(others)),
+        };
+        terminal::line(&format!("{}: {} of {all} names matched{others}", file.display(), found.matched));
+        options.exclude.extend(found.identities);
     }
     options.max_skipped = arguments.max_skipped;
     options.threads = arguments.threads.map_or(options.threads, Into::into);
 
-    let report = packed(&*source, &options, &arguments.out)?;
+    let Some(report) = packed(&*source, &options, &arguments.out)? else { return Ok(()) };
     terminal::line(&format!(
         "{}: {} images of {} identities, {} x {}",
         arguments.out.display(),

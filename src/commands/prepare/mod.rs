@@ -19,21 +19,26 @@ pub fn run(command: &PrepareCommand) -> Result<()> {
     }
 }
 
-/// `prepare` with a progress bar.
-fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<PackingReport> {
+/// `prepare` with a progress bar. `None`: it has been done before, which it says.
+fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<Option<PackingReport>> {
     let bar = terminal::bar(source.count() as u64, 0);
     bar.set_message("images");
     let report = prepare(source, options, out, &mut |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    Ok(report)
+    if report.finished_before {
+        let PackingReport { images, identities, .. } = report;
+        terminal::line(&format!("{}: done before: {images} images of {identities} identities", out.display()));
+        return Ok(None);
+    }
+    Ok(Some(report))
 }
 
 fn print_skipped(report: &PackingReport, out: &Path) {
     if !report.skipped.is_empty() {
         terminal::line(&format!(
-            "skipped: {} files, {} of them images that can't be decoded; listed in {}.skipped.csv",
+            "skipped: {} files, {} of them images that can't be used; listed in {}.skipped.csv",
             report.skipped.len(),
-            report.undecodable,
+            report.unusable,
             out.display()
         ));
     }

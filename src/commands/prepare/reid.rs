@@ -1,4 +1,4 @@
-//! Market-1501 or DukeMTMC-reID as a packed file.
+//! Market-1501, DukeMTMC-reID, MSMT17 and their like as a packed file.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::terminal;
 
 pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
-    let market = Market::open(&arguments.source)?;
+    let market = Market::open(&arguments.source, arguments.own_tree)?;
     for difference in market.differences() {
         log::warn!("{difference}");
     }
@@ -17,12 +17,13 @@ pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
     let mut options = PrepareOptions::new((0, 0), Store::Files, arguments.source.display().to_string());
     options.max_skipped = arguments.max_skipped;
     options.threads = arguments.threads.map_or(options.threads, Into::into);
-    let report = packed(&market, &options, &arguments.out)?;
+    let Some(report) = packed(&market, &options, &arguments.out)? else { return Ok(()) };
 
     let Persons { train, query, gallery, ids, .. } = Persons::open(&arguments.out)?;
     // (images, people) without distractors
     let people = |part: &[u32]| {
-        let known: Vec<i64> = part.iter().map(|&index| ids[index as usize]).filter(|&id| id != 0).collect();
+        let is_person = |id: &i64| *id != 0 || arguments.own_tree;
+        let known: Vec<i64> = part.iter().map(|&index| ids[index as usize]).filter(is_person).collect();
         (known.len(), known.iter().collect::<HashSet<_>>().len())
     };
     terminal::line(&format!("{}: {} images", arguments.out.display(), report.images));
@@ -32,7 +33,9 @@ pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
         let distractors = if distractors > 0 { format!(", and {distractors} distractors") } else { String::new() };
         terminal::line(&format!("{name}: {images} images of {people} people{distractors}"));
     }
-    terminal::line(&format!("left out: {} images of nobody (-1)", market.junk()));
+    if market.junk() > 0 {
+        terminal::line(&format!("left out: {} images of nobody (-1)", market.junk()));
+    }
     print_skipped(&report, &arguments.out);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub use write::{Content, write};
 
 const FILETYPE: &str = "amlfs images";
 /// Major and minor number of the format, not of the program.
-const VERSION: [i32; 2] = [1, 0];
+const VERSION: [i32; 2] = [1, 1];
 
 /// How images are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -74,6 +74,7 @@ pub struct Packed {
     /// (0, 0): each image has its own.
     size: (usize, usize),
     store: Store,
+    input: Option<String>,
     bytes: Mmap,
     /// Image `i` is `bytes[offsets[i]..offsets[i + 1]]`.
     offsets: Vec<u64>,
@@ -86,10 +87,21 @@ pub struct Packed {
 impl Packed {
     /// Opens a packed file and checks everything but the images themselves.
     ///
-    /// Errors (`Error::Failed`, with the path): not there, not HDF5, truncated, damaged, another program's file, another
+    /// Errors (`Error::Failed`, with the path): not there, a directory, not HDF5, truncated, damaged, another program's file, another
     /// major version of the format, columns that contradict each other.
     pub fn open(path: &Path) -> Result<Packed> {
+        Packed::refuse_directory(path, "faces")?;
         Packed::open_file(path).map_err(|Cause(text)| Error::file(path, text))
+    }
+
+    /// `kind` is what packs it: faces or reid.
+    pub(super) fn refuse_directory(path: &Path, kind: &str) -> Result<()> {
+        if !path.is_dir() {
+            return Ok(());
+        }
+        // without a slash at its end
+        let tree = path.components().as_path().display();
+        Err(Error::file(path, format!("a directory; pack it first: amlfs prepare {kind} {tree} --out {kind}.h5")))
     }
 
     fn open_file(path: &Path) -> Outcome<Packed> {
@@ -123,6 +135,7 @@ impl Packed {
             path: path.to_owned(),
             size: (side("height")?, side("width")?),
             store,
+            input: text(&hdf5, "input").ok(),
             bytes,
             offsets: column(&hdf5, "offsets")?,
             crc32: column(&hdf5, "crc32")?,
@@ -172,6 +185,11 @@ impl Packed {
 
     pub fn store(&self) -> Store {
         self.store
+    }
+
+    /// All that the file was made from, as its writer put it; `None` before format 1.1.
+    pub fn input(&self) -> Option<&str> {
+        self.input.as_deref()
     }
 
     /// Names of the identities by label.

@@ -27,6 +27,7 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         size: if people { (0, 0) } else { SIZE },
         store,
         source: "made up".into(),
+        input: "made up of this".into(),
         date: "2026-01-02T03:04:05Z".into(),
         lengths: images.iter().map(|image| image.len() as u64).collect(),
         crc32: images.iter().map(|image| crc32fast::hash(image)).collect(),
@@ -50,7 +51,7 @@ fn part(dir: &TempDir, bytes: &[u8]) -> File {
 fn packed(dir: &TempDir, store: Store) -> PathBuf {
     let (content, bytes) = content(store);
     let path = dir.path().join("packed.h5");
-    write(&path, &content, &part(dir, &bytes)).unwrap();
+    write(&path, &content, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).unwrap();
     path
 }
 
@@ -59,7 +60,7 @@ fn open_unverified(content: &Content, bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("packed.h5");
     let written = write_hdf5(&path, content).and_then(|range| {
-        fill(&path, &range, &part(&dir, bytes))?;
+        fill(&path, &range, &part(&dir, bytes), std::slice::from_ref(&(0..bytes.len() as u64)))?;
         seal(&path, &range)
     });
     assert!(written.is_ok());
@@ -139,7 +140,10 @@ fn contradictions_between_cameras_and_splits_are_refused() {
         let file = hdf5::File::open_rw(&path).unwrap();
         edit(&file).unwrap();
         file.close().unwrap();
-        assert!(fill(&path, &range, &part(&dir, &bytes)).is_ok() && seal(&path, &range).is_ok());
+        assert!(
+            fill(&path, &range, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).is_ok()
+                && seal(&path, &range).is_ok()
+        );
         let error = Packed::open(&path).err().unwrap().to_string();
         assert!(error.ends_with(name), "{error}");
     }
@@ -221,7 +225,7 @@ fn contradictions_between_columns_are_refused() {
     assert!(open_unverified(&bad, &bytes).contains("its height is 0"));
     let dir = tempfile::tempdir().unwrap();
     let none = Content { lengths: vec![], crc32: vec![], labels: vec![], names: vec![], ..good };
-    assert!(write(&dir.path().join("packed.h5"), &none, &part(&dir, b"")).is_err());
+    assert!(write(&dir.path().join("packed.h5"), &none, &part(&dir, b""), &[]).is_err());
 }
 
 #[test]
@@ -234,7 +238,10 @@ fn offsets_that_do_not_divide_the_bytes_are_refused() {
         let file = hdf5::File::open_rw(&path).unwrap();
         file.dataset("offsets").unwrap().write_raw(&offsets).unwrap();
         file.close().unwrap();
-        assert!(fill(&path, &range, &part(&dir, &bytes)).is_ok() && seal(&path, &range).is_ok());
+        assert!(
+            fill(&path, &range, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).is_ok()
+                && seal(&path, &range).is_ok()
+        );
         let error = Packed::open(&path).err().unwrap().to_string();
         assert!(error.ends_with("damaged: its offsets do not divide its bytes"), "{error}");
     }
@@ -276,9 +283,13 @@ fn images_that_do_not_match_are_not_given_a_name() {
     let path = dir.path().join("packed.h5");
     let (content, mut bytes) = content(Store::Raw);
     bytes[100] ^= 1;
-    let error = write(&path, &content, &part(&dir, &bytes)).unwrap_err().to_string();
+    let error = write(&path, &content, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("reading it back failed") && error.contains("image 1 (b/2.png): damaged"), "{error}");
-    let error = write(&path, &content, &part(&dir, &bytes[1..])).unwrap_err().to_string();
+    let error = write(&path, &content, &part(&dir, &bytes[1..]), std::slice::from_ref(&(0..bytes.len() as u64)))
+        .unwrap_err()
+        .to_string();
     assert!(error.ends_with("the images have 215 bytes instead of 216"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -17,6 +17,8 @@ pub struct Content {
     pub store: Store,
     /// Where the images come from, for people.
     pub source: String,
+    /// All that it was made from, to compare: text that `Packed::input` gives back.
+    pub input: String,
     /// When, RFC 3339.
     pub date: String,
     /// Bytes.
@@ -32,19 +34,19 @@ pub struct Content {
     pub cameras_and_splits: Option<CamerasAndSplits>,
 }
 
-/// Writes a packed file with the images of `bytes`, one after the other and nothing else, so that `path` is at any time
+/// Writes a packed file with the images of `bytes`, which are its `pieces`, one after the other, so that `path` is at any time
 /// either what it was before or the whole new file, on disk. All of it is read back before it gets its name.
 ///
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; images that do not match their
 /// lengths and checksums; content that `Packed::open` would refuse. The temporary file is then removed.
-pub fn write(path: &Path, content: &Content, bytes: &File) -> Result<()> {
-    atomic_file::write(path, |temporary| write_and_verify(temporary, content, bytes))
+pub fn write(path: &Path, content: &Content, bytes: &File, pieces: &[Range<u64>]) -> Result<()> {
+    atomic_file::write(path, |temporary| write_and_verify(temporary, content, bytes, pieces))
         .map_err(|Cause(text)| Error::file(path, format!("can't write the packed data set: {text}")))
 }
 
-fn write_and_verify(temporary: &Path, content: &Content, bytes: &File) -> Outcome<()> {
+fn write_and_verify(temporary: &Path, content: &Content, bytes: &File, pieces: &[Range<u64>]) -> Outcome<()> {
     let range = write_hdf5(temporary, content)?;
-    hdf5_file::fill(temporary, &range, bytes).map_err(|Cause(why)| format!("the images have {why}"))?;
+    hdf5_file::fill(temporary, &range, bytes, pieces).map_err(|Cause(why)| format!("the images have {why}"))?;
     trailer::seal(temporary, &range)?;
     Ok(verify(temporary, content).map_err(|error| format!("reading it back failed: {error}"))?)
 }
@@ -58,6 +60,7 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
         ("date", &content.date),
         ("store", content.store.name()),
         ("source", &content.source),
+        ("input", &content.input),
     ] {
         write_text(&file, name, value)?;
     }
@@ -94,6 +97,7 @@ fn verify(path: &Path, content: &Content) -> Result<()> {
     let packed = Packed::open(path)?;
     let same = packed.size == content.size
         && packed.store == content.store
+        && packed.input.as_ref() == Some(&content.input)
         && packed.offsets.windows(2).map(|range| range[1] - range[0]).eq(content.lengths.iter().copied())
         && packed.crc32 == content.crc32
         && packed.labels == content.labels

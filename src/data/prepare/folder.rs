@@ -1,16 +1,10 @@
 //! A directory with a directory of image files per identity.
 
-use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use walkdir::{DirEntry, WalkDir};
-
-use super::Source;
+use super::listing::{EXTENSIONS, Kind, list};
+use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
 use crate::error::{Error, Result};
-
-pub(super) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
 
 /// A directory of identity directories with image files, in the order of their names. Hidden files and Thumbs.db are
 /// passed over; symbolic links are followed.
@@ -38,23 +32,17 @@ impl Folder {
         };
         // the directory that the walk is in, until it has an image
         let mut pending = None;
-        let walk = WalkDir::new(root).min_depth(1).max_depth(2).follow_links(true).sort_by_file_name();
-        for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(root).to_owned();
-                let why = error.io_error().map_or_else(|| error.to_string(), |why| why.to_string());
-                Error::file(&path, format!("can't be listed: {why}"))
-            })?;
-            let path = entry.path().strip_prefix(root).unwrap_or(entry.path());
-            let is_directory = entry.file_type().is_dir();
-            match entry.depth() {
-                1 if is_directory => {
+        for listed in list(root, 2) {
+            let listed = listed?;
+            let path = &listed.path;
+            match (listed.depth, listed.kind) {
+                (1, Kind::Directory) => {
                     folder.empty.extend(pending.replace(path.to_string_lossy().into_owned()));
                 }
-                1 => folder.ignore(path, "not in an identity's directory"),
-                _ if is_directory => folder.ignore(path, "a directory within an identity's"),
-                _ if !is_image(path) => folder.ignore(path, "not an image by its extension"),
-                _ => {
+                (1, _) => folder.ignore(path, "not in an identity's directory"),
+                (_, Kind::Directory) => folder.ignore(path, "a directory within an identity's"),
+                (_, Kind::Other(why)) => folder.ignore(path, why),
+                (_, Kind::Image) => {
                     folder.identities.extend(pending.take());
                     folder.images.push((path.to_owned(), folder.identities.len() as u32 - 1));
                 }
@@ -89,15 +77,28 @@ impl Source for Folder {
         self.images[index].0.to_string_lossy().into_owned()
     }
 
-    fn read(&self, index: usize) -> Result<(u32, Cow<'_, [u8]>)> {
+    fn read(&self, index: usize) -> Result<ImageRead<'_>> {
         let (path, identity) = &self.images[index];
-        let path = self.root.join(path);
-        let bytes = fs::read(&path).map_err(|why| Error::file(&path, format!("can't be read: {why}")))?;
-        Ok((*identity, bytes.into()))
+        read_file(&self.root, path, *identity)
+    }
+
+    fn origin(&self) -> String {
+        absolute(&self.root)
+    }
+
+    fn stamp(&self, index: usize) -> String {
+        let (path, identity) = &self.images[index];
+        format!("{} {identity}", file_stamp(&self.root.join(path)))
     }
 
     fn identity(&self, number: u32) -> String {
         self.identities[number as usize].clone()
+    }
+
+    fn has_identity(&self, name: &str) -> bool {
+        // both in the order of their names
+        let named = |names: &[String]| names.binary_search_by(|known| known.as_str().cmp(name)).is_ok();
+        named(&self.identities) || named(&self.empty)
     }
 
     fn ignored(&self) -> &[(String, String)] {
@@ -109,18 +110,10 @@ impl Source for Folder {
     }
 }
 
-pub(super) fn is_hidden(entry: &DirEntry) -> bool {
-    let name = entry.file_name().to_string_lossy();
-    name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
-}
-
-pub(super) fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str);
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn folder_of(files: &[&str]) -> (tempfile::TempDir, Result<Folder>) {
@@ -143,10 +136,10 @@ mod tests {
         let folder = folder.unwrap();
         let names: Vec<_> = (0..folder.count()).map(|index| folder.name(index)).collect();
         assert_eq!(names, ["a/x.Pgm", "b/10.JPG", "b/2.png", "c/a b,c.ppm", "c/y.jpeg"]);
-        let numbers: Vec<_> = (0..5).map(|index| folder.read(index).unwrap().0).collect();
+        let numbers: Vec<_> = (0..5).map(|index| folder.read(index).unwrap().identity.unwrap()).collect();
         assert_eq!(numbers, [0, 1, 1, 2, 2]);
         assert_eq!((0..3).map(|number| folder.identity(number)).collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(folder.read(3).unwrap().1, &b"c/a b,c.ppm"[..]);
+        assert_eq!(folder.read(3).unwrap().bytes.unwrap(), &b"c/a b,c.ppm"[..]);
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn packed(directory: &Path, max_skipped: f64) -> Result<(Market, PackingReport)> {
-        let market = Market::open(&directory.join("tree"))?;
+        let market = Market::open(&directory.join("tree"), false)?;
         let mut options = PrepareOptions::new((0, 0), Store::Files, "test");
         (options.max_skipped, options.threads) = (max_skipped, 2);
         let report = prepare(&market, &options, &directory.join("out.h5"), &mut |_, _| {})?;
@@ -280,12 +280,10 @@ mod tests {
         let bytes = fs::read(&image).unwrap();
         fs::write(&image, &bytes[..bytes.len() / 2]).unwrap();
         let error = packed(directory.path(), 0.0).err().unwrap().to_string();
-        assert!(
-            error.contains("1 of 149 images can't be decoded, more than the 0 % allowed:\n  query/0008_c2s1_000009")
-        );
+        assert!(error.contains("1 of 149 images can't be used, more than the 0 % allowed:\n  query/0008_c2s1_000009"));
         let (_, report) = packed(directory.path(), 0.01).unwrap();
         // what was done is kept
-        assert_eq!((report.images, report.undecodable, report.resumed), (148, 1, 149));
+        assert_eq!((report.images, report.unusable, report.resumed), (148, 1, 148));
         assert_eq!(Persons::open(&directory.path().join("out.h5")).unwrap().query.len(), 35);
     }
 

@@ -1,69 +1,43 @@
 //! Packs the images of a source into one file (docs/format.md). A run that was killed goes on where it was.
 
+pub mod exclude;
 mod face_tree;
 mod folder;
 mod journal;
+mod listing;
 mod market;
 mod market_tree;
 pub mod recordio;
 mod records;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
 use crate::atomic_file::{self, with_suffix};
-use crate::data::decode;
-use crate::data::packed::{self, Content, Split, Store};
+use crate::data::packed::{self, Content, Packed, Store};
+use crate::data::{Images, decode};
 use crate::error::{Error, Result};
-use journal::{Entry, Journal};
+use journal::{Done, Entry, Journal};
 
 pub use face_tree::FaceTree;
 pub use folder::Folder;
 pub use market::Market;
 pub use market_tree::MarketTree;
 pub use records::Records;
+pub use source::{ImageRead, Source};
 
 /// Images that a worker may be ahead of the writer.
 const QUEUE: usize = 16;
 /// Bad images that an error message names.
 const NAMED: usize = 10;
-
-/// Encoded images with identities, addressed by number. Shared by the worker threads.
-pub trait Source: Sync {
-    fn count(&self) -> usize;
-
-    /// For messages and the column `name`: path below the root or record key.
-    fn name(&self, index: usize) -> String;
-
-    /// Identity number and encoded image (JPEG, PNG, PNM).
-    ///
-    /// Errors: ends the whole work, to be continued; an image that can't be decoded should be returned as it is.
-    fn read(&self, index: usize) -> Result<(u32, Cow<'_, [u8]>)>;
-
-    /// The identity's name: what `Options::exclude` lists and the column `identity` says.
-    fn identity(&self, number: u32) -> String;
-
-    /// Camera and split of image `index`; of people only, then of every image.
-    fn camera_and_split(&self, _index: usize) -> Option<(u32, Split)> {
-        None
-    }
-
-    /// What lies in the source but is no image of an identity: (name, why).
-    fn ignored(&self) -> &[(String, String)] {
-        &[]
-    }
-
-    /// Names of identities that have no images at all.
-    fn empty_identities(&self) -> &[String] {
-        &[]
-    }
-}
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,7 +46,7 @@ pub struct Options {
     pub store: Store,
     /// Names of identities to leave out.
     pub exclude: HashSet<String>,
-    /// Part of the images, without the excluded ones, that may be undecodable.
+    /// Part of the images, without the excluded ones, that may be unusable.
     pub max_skipped: f64,
     /// Worker threads; they decode, resize and encode.
     pub threads: usize,
@@ -83,7 +57,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Nothing excluded, 1 % undecodable images allowed, a thread per core, now.
+    /// Nothing excluded, 1 % unusable images allowed, a thread per core, now.
     pub fn new(size: (usize, usize), store: Store, source: impl Into<String>) -> Options {
         Options {
             size,
@@ -105,37 +79,40 @@ pub struct PackingReport {
     pub identities: usize,
     pub excluded_images: usize,
     pub excluded_identities: usize,
-    /// Excluded names that the source has no image of.
-    pub unknown_exclusions: usize,
-    /// Images that can't be decoded, then `Source::ignored`: (name, why).
+    /// Images that can't be used, then `Source::ignored`: (name, why).
     pub skipped: Vec<(String, String)>,
-    /// How many of `skipped` are images that can't be decoded.
-    pub undecodable: usize,
+    /// How many of `skipped` are images that can't be used: damaged, unreadable, of no identity.
+    pub unusable: usize,
     /// Identities without a usable image.
     pub empty: Vec<String>,
     /// Images that an earlier, interrupted call had done.
     pub resumed: usize,
+    /// `out` was made by an earlier call with the same source and options; then all but `images` and `identities` is 0.
+    pub finished_before: bool,
 }
 
 /// Packs `source` into the new file `out`. Identities with at least one usable image get the labels 0, 1, ... in the
 /// order of their numbers.
 ///
 /// Until the end, the work is kept in `<out>.bytes.part` and `<out>.index.part`, from which a second call with the same
-/// source and options continues, even after kill -9. What was left out, and why, is listed in `<out>.skipped.csv`.
-/// `progress` gets the images done and all images. Needs room for the images twice on file systems that can't share
-/// blocks between files.
+/// source and options continues, even after kill -9. Images whose file has changed since are done again, and so are those
+/// that could not be used. What was left out, and why, is listed in `<out>.skipped.csv`. `progress` gets the images done
+/// and all images. Needs room for the images twice on file systems that can't share blocks between files.
 ///
-/// Errors: `out` exists; parts of other options or of another source; the source can't be read; no space; no usable
-/// image; too many undecodable ones. The parts are kept.
+/// Errors: `out` exists and was not made of this source with these options; parts of other options or of another source;
+/// the source can't be read; no space; no usable image; too many unusable ones. The parts are kept.
 pub fn prepare(
     source: &dyn Source,
     options: &Options,
     out: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PackingReport> {
-    atomic_file::refuse_existing(out)?;
-    let mut journal = Journal::open(out, &header(source, options))?;
-    let resumed = journal.entries.len();
+    let header = header(source, options);
+    if out.exists() {
+        return finished_before(source, &header, out);
+    }
+    let mut journal = Journal::open(out, &header, source)?;
+    let resumed = journal.done.iter().flatten().count();
     if resumed > 0 {
         log::info!("{}: {resumed} of {} images are done already", out.display(), source.count());
     }
@@ -145,45 +122,86 @@ pub fn prepare(
     processed?;
     flushed?;
 
-    let (report, content) = summarize(source, options, &journal.entries, resumed);
+    let (report, mut content) = summarize(source, options, &journal.done, resumed);
+    content.input = Input { header, images: digest(source, |index| stamp_done(&journal.done, index)) }.to_string();
     write_skipped(&with_suffix(out, ".skipped.csv"), &report.skipped)?;
-    if report.unknown_exclusions > 0 {
-        let of = options.exclude.len();
-        log::warn!("{} of {of} identities to exclude have no image in the source", report.unknown_exclusions);
-    }
     check_skipped(out, options, &report, &journal)?;
     if content.labels.is_empty() {
         return Err(Error::failed(format!("{}: the source has no usable image", out.display())));
     }
-    packed::write(out, &content, &journal.bytes()?).map_err(|error| {
+    let (bytes, pieces) = journal.bytes()?;
+    packed::write(out, &content, &bytes, &pieces).map_err(|error| {
         let parts = journal.paths();
         Error::failed(format!("{error}; the images are kept in {parts} for another call; delete these to start anew"))
     })?;
-    journal.remove()?;
+    Journal::remove(out)?;
     Ok(report)
 }
 
-/// Tells whether parts belong to this source and these options.
+/// Source and options: whether parts belong to them.
 fn header(source: &dyn Source, options: &Options) -> String {
-    let digest = |texts: &mut dyn Iterator<Item = String>| {
-        let mut hasher = crc32fast::Hasher::new();
-        texts.for_each(|text| {
-            hasher.update(text.as_bytes());
-            hasher.update(b"\n");
-        });
-        hasher.finalize()
-    };
-    let names = digest(&mut (0..source.count()).map(|index| source.name(index)));
-    let excluded: BTreeSet<&String> = options.exclude.iter().collect();
-    let exclusion = digest(&mut excluded.into_iter().cloned());
+    let mut hasher = crc32fast::Hasher::new();
+    for name in options.exclude.iter().collect::<BTreeSet<_>>() {
+        hasher.update(name.as_bytes());
+        hasher.update(b"\n");
+    }
     format!(
-        "amlfs prepare 1: {} images (names {names:08x}) as {} of {} x {} without {} identities ({exclusion:08x})",
-        source.count(),
+        "amlfs prepare 2: {} as {} of {} x {} without {} identities ({:08x})",
+        source.origin(),
         options.store.name(),
         options.size.0,
         options.size.1,
         options.exclude.len(),
+        hasher.finalize(),
     )
+}
+
+/// All that a packed file is made from, as one line.
+struct Input {
+    header: String,
+    /// Digest of all images' names and stamps.
+    images: u32,
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}; images {:08x}", self.header, self.images)
+    }
+}
+
+fn digest(source: &dyn Source, stamp: impl Fn(usize) -> String) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for index in 0..source.count() {
+        hasher.update(source.name(index).as_bytes());
+        hasher.update(b"\n");
+        hasher.update(stamp(index).as_bytes());
+        hasher.update(b"\n");
+    }
+    hasher.finalize()
+}
+
+fn stamp_done(done: &[Option<Done>], index: usize) -> String {
+    done[index].as_ref().map(|done| done.stamp.clone()).unwrap_or_default()
+}
+
+/// What `out` holds, if this call would make it again.
+fn finished_before(source: &dyn Source, header: &str, out: &Path) -> Result<PackingReport> {
+    let refused = |why: String| Error::file(out, format!("exists already{why}; remove it or choose another name"));
+    // whatever it is, it is not to be replaced
+    let packed = Packed::open(out).map_err(|_| refused(String::new()))?;
+    let input = Input { header: header.to_owned(), images: digest(source, |index| source.stamp(index)) }.to_string();
+    match packed.input() {
+        Some(found) if found == input => {}
+        Some(found) if found.starts_with(&format!("{header};")) => {
+            return Err(refused(", and files of its source have changed, come or gone since it was made".into()));
+        }
+        Some(found) => return Err(refused(format!(", made from something else ({found}; now {header})"))),
+        None => return Err(refused(String::new())),
+    }
+    // left by a kill between the two
+    Journal::remove(out)?;
+    let (images, identities) = (packed.count(), packed.identities().len());
+    Ok(PackingReport { images, identities, finished_before: true, ..PackingReport::default() })
 }
 
 /// Decodes, fits and encodes on worker threads what the journal lacks; appends it in order.
@@ -193,7 +211,9 @@ fn process(
     journal: &mut Journal,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<()> {
-    let (first, count) = (journal.entries.len(), source.count());
+    let count = source.count();
+    let open: Vec<usize> = (0..count).filter(|&index| journal.done[index].is_none()).collect();
+    let (open, before) = (&open[..], count - open.len());
     let threads = options.threads.max(1);
     thread::scope(|scope| {
         // a queue per worker, taken from in turn, keeps the order and bounds the memory
@@ -201,7 +221,7 @@ fn process(
             .map(|worker| {
                 let (sender, queue) = mpsc::sync_channel(QUEUE);
                 scope.spawn(move || {
-                    for index in (first + worker..count).step_by(threads) {
+                    for &index in open.iter().skip(worker).step_by(threads) {
                         // an error: the writer has given up
                         if sender.send(convert(source, options, index)).is_err() {
                             return;
@@ -211,28 +231,45 @@ fn process(
                 queue
             })
             .collect();
-        progress(first, count);
-        for index in first..count {
-            let converted = queues[(index - first) % threads].recv();
+        progress(before, count);
+        for (turn, &index) in open.iter().enumerate() {
+            let converted = queues[turn % threads].recv();
             // the scope repeats the worker's panic
-            let (entry, image) = converted.map_err(|_| Error::failed("a worker thread panicked"))??;
-            journal.append(entry, &image)?;
-            progress(index + 1, count);
+            let Converted { entry, stamp, image } =
+                converted.map_err(|_| Error::failed("a worker thread panicked"))??;
+            journal.append(index, &source.name(index), stamp, entry, &image)?;
+            progress(before + turn + 1, count);
         }
         Ok(())
     })
 }
 
-/// The journal's entry for an image, and the bytes to store.
-fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Result<(Entry, Cow<'a, [u8]>)> {
-    let (identity, bytes) = source.read(index)?;
-    if !options.exclude.is_empty() && options.exclude.contains(&source.identity(identity)) {
-        return Ok((Entry::Excluded { identity }, Cow::default()));
-    }
-    Ok(match encode(bytes, options) {
-        Ok(image) => (Entry::Stored { identity, length: image.len() as u64, crc32: crc32fast::hash(&image) }, image),
-        Err(reason) => (Entry::Skipped { identity, reason }, Cow::default()),
-    })
+/// An image's part of the journal, and the bytes to store.
+struct Converted<'a> {
+    entry: Entry,
+    stamp: String,
+    image: Cow<'a, [u8]>,
+}
+
+fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Result<Converted<'a>> {
+    // before the image: what is changed in between is then done again
+    let stamp = source.stamp(index);
+    let ImageRead { identity, bytes } = source.read(index)?;
+    let skipped = |reason: String| (Entry::Skipped { identity, reason }, Cow::default());
+    let (entry, image) = match (identity, bytes) {
+        (Some(identity), _) if !options.exclude.is_empty() && options.exclude.contains(&source.identity(identity)) => {
+            (Entry::Excluded { identity }, Cow::default())
+        }
+        (Some(identity), Ok(bytes)) => match encode(bytes, options) {
+            Ok(image) => {
+                (Entry::Stored { identity, length: image.len() as u64, crc32: crc32fast::hash(&image) }, image)
+            }
+            Err(reason) => skipped(reason),
+        },
+        (None, Ok(_)) => skipped("it is of no identity".into()),
+        (_, Err(reason)) => skipped(reason),
+    };
+    Ok(Converted { entry, stamp, image })
 }
 
 fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Cow<'a, [u8]>, String> {
@@ -248,15 +285,21 @@ fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Co
     }
 }
 
-fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed: usize) -> (PackingReport, Content) {
+fn summarize(
+    source: &dyn Source,
+    options: &Options,
+    done: &[Option<Done>],
+    resumed: usize,
+) -> (PackingReport, Content) {
+    let entries = || done.iter().enumerate().filter_map(|(index, done)| Some((index, &done.as_ref()?.entry)));
     let mut usable = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut excluded = BTreeSet::new();
-    for entry in entries {
+    for (_, entry) in entries() {
         match entry {
-            Entry::Stored { identity, .. } => usable.insert(*identity),
-            Entry::Skipped { identity, .. } => seen.insert(*identity),
-            Entry::Excluded { identity } => excluded.insert(*identity),
+            Entry::Stored { identity, .. } => usable.extend([*identity]),
+            Entry::Skipped { identity, .. } => seen.extend(*identity),
+            Entry::Excluded { identity } => excluded.extend([*identity]),
         };
     }
     let labels: BTreeMap<u32, u32> = usable.iter().copied().zip(0..).collect();
@@ -271,6 +314,7 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
         size: options.size,
         store: options.store,
         source: options.source.clone(),
+        input: String::new(),
         date: options.date.clone(),
         lengths: Vec::new(),
         crc32: Vec::new(),
@@ -279,7 +323,7 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
         identities: usable.iter().map(|&identity| source.identity(identity)).collect(),
         cameras_and_splits: None,
     };
-    for (index, entry) in entries.iter().enumerate() {
+    for (index, entry) in entries() {
         match entry {
             Entry::Stored { identity, length, crc32 } => {
                 content.lengths.push(*length);
@@ -297,38 +341,35 @@ fn summarize(source: &dyn Source, options: &Options, entries: &[Entry], resumed:
         }
     }
     report.images = content.labels.len();
-    report.undecodable = report.skipped.len();
+    report.unusable = report.skipped.len();
     report.skipped.extend_from_slice(source.ignored());
     let without_image = source.empty_identities();
     report.empty = seen.difference(&usable).map(|&identity| source.identity(identity)).collect();
     report.empty.extend(without_image.iter().filter(|name| !options.exclude.contains(*name)).cloned());
-    let known: HashSet<String> = excluded.iter().map(|&identity| source.identity(identity)).collect();
-    let unknown = |name: &&String| !known.contains(*name) && !without_image.contains(name);
-    report.unknown_exclusions = options.exclude.iter().filter(unknown).count();
     (report, content)
 }
 
 fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal: &Journal) -> Result<()> {
-    let all = report.images + report.undecodable;
-    if report.undecodable as f64 <= options.max_skipped * all as f64 {
+    let all = report.images + report.unusable;
+    if report.unusable as f64 <= options.max_skipped * all as f64 {
         return Ok(());
     }
     let named: String = report
         .skipped
         .iter()
-        .take(report.undecodable.min(NAMED))
+        .take(report.unusable.min(NAMED))
         .map(|(name, why)| format!("\n  {name}: {why}"))
         .collect();
-    let more = report.undecodable.saturating_sub(NAMED);
+    let more = report.unusable.saturating_sub(NAMED);
     let more = if more > 0 {
         format!("\n  and {more} more, see {}", with_suffix(out, ".skipped.csv").display())
     } else {
         String::new()
     };
     Err(Error::failed(format!(
-        "{}: {} of {all} images can't be decoded, more than the {} % allowed:{named}{more}\nAllow more (--max-skipped), or repair them, delete {} and start again",
+        "{}: {} of {all} images can't be used, more than the {} % allowed:{named}{more}\nAllow more (--max-skipped), or repair them, and repeat the command: what is done is kept in {}",
         out.display(),
-        report.undecodable,
+        report.unusable,
         options.max_skipped * 100.0,
         journal.paths(),
     )))

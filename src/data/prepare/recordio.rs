@@ -1,5 +1,5 @@
 //! An insightface folder in MXNet RecordIO: `train.rec` (records), `train.idx` (lines of key TAB byte offset),
-//! `property` ("classes,height,width") and in some folders `train.lst` (one row per image, with its path).
+//! mostly `property` ("classes,height,width") and in some folders `train.lst` (one row per image, with its path).
 //!
 //! A record is one or more parts: u32 magic, u32 with the part's kind in the upper 3 bits and its length in the lower
 //! 29, that many bytes, zeros up to a multiple of 4. A writer splits a record where its bytes hold the magic on a
@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -17,8 +18,13 @@ use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = 0xCED7_230A_u32.to_le_bytes();
 const HEADER: usize = 24;
-/// Labels and counts are f32, where only whole numbers up to here are exact.
+/// Labels and counts are f32, where only whole numbers up to here are exact. Labels beyond are not told apart, so there are
+/// none; of counts see `count`.
 const EXACT: usize = 1 << 24;
+
+const MOST_RECORDS: f32 = (1_u32 << 31) as f32;
+const KEYS_FROM_1: &str = "its keys start at 1, and key 0, which insightface's readers ask for, is missing: count from 0 \
+    with awk '{print $1 - 1 \"\\t\" $2}' train.idx > 0.idx && mv 0.idx train.idx";
 
 type Parsed<T> = std::result::Result<T, String>;
 /// Like [`Parsed`], with the name of the file that is at fault.
@@ -32,15 +38,19 @@ pub struct RecordIo {
 }
 
 impl RecordIo {
-    /// `directory` holds train.rec, train.idx and property. Reads the index and record 0, not the images. Errors: a
-    /// file that is missing or malformed, a key twice, an offset outside train.rec, keys that don't fit record 0.
+    /// `directory` holds train.rec, train.idx and, if labels are to be checked, property. Reads the index and record 0,
+    /// not the images. Errors: a file that is missing or malformed, a key twice, an offset outside train.rec, keys that don't fit record 0.
     pub fn open(directory: &Path) -> Result<RecordIo> {
         let path = directory.join("train.rec");
         let file = File::open(&path).map_err(|why| Error::file(&path, format!("can't be opened: {why}")))?;
         // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
         let records =
             unsafe { Mmap::map(&file) }.map_err(|why| Error::file(&path, format!("can't be mapped: {why}")))?;
-        let layout = RecordLayout::parse(&records, &read(directory, "train.idx")?, &read(directory, "property")?)
+        let property = match directory.join("property").exists() {
+            true => Some(read(directory, "property")?),
+            false => None,
+        };
+        let layout = RecordLayout::parse(&records, &read(directory, "train.idx")?, property.as_deref())
             .map_err(|(file, why)| Error::file(&directory.join(file), why))?;
         Ok(RecordIo { directory: directory.to_owned(), records, layout })
     }
@@ -55,13 +65,13 @@ impl RecordIo {
         self.layout.images[index].key
     }
 
-    /// Number of identities that `property` states; every label is below it.
-    pub fn classes(&self) -> usize {
+    /// Number of identities that `property` states; every label is below it. `None`: there is no property.
+    pub fn classes(&self) -> Option<usize> {
         self.layout.classes
     }
 
     /// label -> identity name, from train.lst; None if there is none. Reads the label of every image, so it takes as
-    /// long as reading train.rec once. Errors: rows that are not one per image, have no path, or give a label two
+    /// long as reading train.rec once. Records that are no images are passed over. Errors: rows that are not one per image, have no path, or give a label two
     /// names.
     pub fn identity_names(&self) -> Result<Option<BTreeMap<u32, String>>> {
         let path = self.directory.join("train.lst");
@@ -72,10 +82,9 @@ impl RecordIo {
         names.map(Some).map_err(|(file, why)| Error::file(&self.directory.join(file), why))
     }
 
-    /// Image `index`, 0 to count - 1: (label, encoded bytes). Errors name train.rec, the record's key and its offset.
-    pub fn image(&self, index: usize) -> Result<(u32, Cow<'_, [u8]>)> {
-        let image = self.layout.image(&self.records, index);
-        image.map_err(|why| Error::file(&self.directory.join("train.rec"), why))
+    /// Image `index`, 0 to count - 1: (label, encoded bytes). Errors name the record's offset.
+    pub fn image(&self, index: usize) -> Parsed<(u32, Cow<'_, [u8]>)> {
+        self.layout.image(&self.records, index)
     }
 }
 
@@ -87,7 +96,7 @@ fn read(directory: &Path, name: &str) -> Result<Vec<u8>> {
 /// Where the images are: everything about a folder but its bytes.
 #[derive(Debug)]
 pub struct RecordLayout {
-    classes: usize,
+    classes: Option<usize>,
     images: Vec<Entry>,
 }
 
@@ -99,40 +108,32 @@ struct Entry {
 }
 
 impl RecordLayout {
-    /// Finds the images in the bytes of train.rec, train.idx and property. If record 0 has flag 2, it is a header with labels (N0, N1): images are the keys 1 to
-    /// N0 - 1, and identity records (not needed here) N0 to N1 - 1. With flag 0 every key is an image, in the index's
-    /// order [insightface arcface_torch/dataset.py].
-    pub fn parse(records: &[u8], index: &[u8], property: &[u8]) -> ParsedFiles<RecordLayout> {
-        let classes = parse_property(property).map_err(|why| ("property", why))?;
+    /// Finds the images in the bytes of train.rec, train.idx and property. If record 0 has flag 2, it is a header with
+    /// labels (N0, N1): images are the keys 1 to N0 - 1, and identity records (not needed here) N0 to N1 - 1. With flag 0
+    /// every key is an image, in the index's order [insightface arcface_torch/dataset.py].
+    pub fn parse(records: &[u8], index: &[u8], property: Option<&[u8]>) -> ParsedFiles<RecordLayout> {
+        let classes = property.map(parse_property).transpose().map_err(|why| ("property", why))?;
         let images = parse_index(index, records.len()).map_err(|why| ("train.idx", why))?;
         let mut sorted = images.clone();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].key == pair[1].key) {
             return Err(("train.idx", format!("key {} is there twice", pair[0].key)));
         }
-        let Some(&zero) = sorted.first().filter(|entry| entry.key == 0) else {
-            return Err(("train.idx", "key 0, the header record, is missing".to_owned()));
+        let zero = match sorted.first() {
+            Some(&zero) if zero.key == 0 => zero,
+            Some(Entry { key: 1, .. }) => return Err(("train.idx", KEYS_FROM_1.to_owned())),
+            _ => return Err(("train.idx", "key 0, the header record, is missing".to_owned())),
         };
         let wrong = |why: String| ("train.rec", format!("record 0 at offset {}: {why}", zero.offset));
         let fields = record(records, zero.offset).and_then(|bytes| Fields::parse(&bytes)).map_err(wrong)?;
         match fields.flag {
             0 => Ok(RecordLayout { classes, images }),
             2 => {
-                let [n0, n1] = fields.labels;
-                match (whole(n0), whole(n1)) {
-                    (Some(n0), Some(n1)) if 2 <= n0 && n0 <= n1 => {
-                        if sorted.len() != n1 || sorted[n1 - 1].key != n1 as u64 - 1 {
-                            let why = format!(
-                                "{} keys don't fit train.rec, whose header asks for 0 to {}",
-                                sorted.len(),
-                                n1 - 1
-                            );
-                            return Err(("train.idx", why));
-                        }
-                        Ok(RecordLayout { classes, images: sorted[1..n0].to_vec() })
-                    }
-                    _ => Err(wrong(format!("header labels ({n0}, {n1}) are no counts of records"))),
-                }
+                let last_key = sorted[sorted.len() - 1].key;
+                let is_image = |key: usize| has_image(records, sorted[key].offset);
+                let end = end_of_images(fields.labels, sorted.len(), last_key, is_image);
+                let end = end.map_err(|(file, why)| if file == "train.rec" { wrong(why) } else { (file, why) })?;
+                Ok(RecordLayout { classes, images: sorted[1..end].to_vec() })
             }
             flag => Err(wrong(format!("flag {flag}; a header has 2, an image of a flat file 0"))),
         }
@@ -142,29 +143,34 @@ impl RecordLayout {
         self.images.len()
     }
 
-    pub fn classes(&self) -> usize {
+    pub fn classes(&self) -> Option<usize> {
         self.classes
     }
 
     /// What [`RecordIo::image`] returns, found in `rec`: the bytes that this layout was made from.
     pub fn image<'a>(&self, records: &'a [u8], index: usize) -> Parsed<(u32, Cow<'a, [u8]>)> {
-        let Some(&Entry { key, offset }) = self.images.get(index) else {
+        let Some(&Entry { offset, .. }) = self.images.get(index) else {
             return Err(format!("image {index} of {}", self.images.len()));
         };
         let image = || {
             let bytes = record(records, offset)?;
             let fields = Fields::parse(&bytes)?;
             let label = fields.labels[0];
-            let label = whole(label)
-                .filter(|&label| label < self.classes)
-                .ok_or_else(|| format!("label {label} is none of the {} classes that property states", self.classes))?;
+            let label = match (whole(label), self.classes) {
+                (Some(label), None) if label < EXACT => label,
+                (Some(label), Some(classes)) if label < classes => label,
+                (_, None) => return Err(format!("label {label} is no number of an identity")),
+                (_, Some(classes)) => {
+                    return Err(format!("label {label} is none of the {classes} classes that property states"));
+                }
+            };
             let image = match bytes {
                 Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[fields.length..]),
                 Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(fields.length)),
             };
             if image.is_empty() { Err("no image in it".to_owned()) } else { Ok((label as u32, image)) }
         };
-        image().map_err(|why: String| format!("record {key} at offset {offset}: {why}"))
+        image().map_err(|why: String| format!("at offset {offset}: {why}"))
     }
 
     /// label -> name: the folder that holds the image in the row's path, which is the one column that is not a number;
@@ -178,7 +184,8 @@ impl RecordLayout {
         let mut names = BTreeMap::new();
         for (k, row) in rows.iter().enumerate() {
             let name = name(row).map_err(|why| wrong(format!("line {}: {why}", k + 1)))?;
-            let (label, _) = self.image(records, k).map_err(|why| ("train.rec", why))?;
+            // one without a label will be skipped, and counted then
+            let Ok((label, _)) = self.image(records, k) else { continue };
             let known = names.entry(label).or_insert_with(|| name.to_owned());
             if known != name {
                 return Err(wrong(format!("line {}: label {label} is {known:?} and {name:?}", k + 1)));
@@ -269,6 +276,41 @@ impl Fields {
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The key behind the last image's, by a header's labels (N0, N1) and an index of so many keys.
+fn end_of_images(
+    [n0, n1]: [f32; 2],
+    keys: usize,
+    last_key: u64,
+    is_image: impl Fn(usize) -> bool,
+) -> ParsedFiles<usize> {
+    let (images, all) = match (count(n0), count(n1)) {
+        (Some(images), Some(all)) if 2.0 <= n0 && n0 <= n1 => (images, all),
+        _ => return Err(("train.rec", format!("header labels ({n0}, {n1}) are no counts of records"))),
+    };
+    if !all.contains(&keys) || last_key != keys as u64 - 1 {
+        let last = n1 as usize - 1;
+        return Err(("train.idx", format!("{keys} keys don't fit train.rec, whose header asks for 0 to {last}")));
+    }
+    // where f32 can't hold the number, the first record without an image tells it
+    let most = (*images.end()).min(keys);
+    Ok((*images.start()..most).find(|&key| !is_image(key)).unwrap_or(most))
+}
+
+/// Whether the record is one of an image: not of an identity, which has no bytes behind its labels, and not damaged.
+fn has_image(records: &[u8], offset: usize) -> bool {
+    let image = |bytes: Cow<[u8]>| Fields::parse(&bytes).is_ok_and(|fields| fields.length < bytes.len());
+    record(records, offset).is_ok_and(image)
+}
+
+/// The numbers of records that become this f32: one up to 2^24, more beyond.
+fn count(value: f32) -> Option<RangeInclusive<usize>> {
+    if !(value >= 0.0 && value.fract() == 0.0 && value < MOST_RECORDS) {
+        return None;
+    }
+    let half = ((value.next_up() - value) / 2.0) as usize;
+    Some(value as usize - half..=value as usize + half)
 }
 
 fn whole(value: f32) -> Option<usize> {

@@ -1,70 +1,98 @@
-//! CIFAR-10 in its official binary version: records of one label byte and 3072 pixel bytes (red plane, green, blue).
+//! CIFAR-10 and CIFAR-100: 32 x 32 pixels as three planes, red, green, blue; the binary version has them in records with
+//! their labels, the Python version in pickles.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+mod files;
+mod pickled;
 
-use memmap2::Mmap;
+use std::path::Path;
 
 use crate::data::Images;
 use crate::error::{Error, Result};
+use files::{Bytes, CIFAR10, CIFAR100, Set};
+use pickled::Pickled;
 
 const PLANE: usize = 32 * 32;
-const RECORD: usize = 1 + 3 * PLANE;
+const PIXELS: usize = 3 * PLANE;
 
-/// Batch files mapped into memory: one page cache for all ranks of a node.
-pub struct Cifar10 {
-    batches: Vec<Mmap>,
+/// Images of one of the two data sets.
+pub struct Cifar {
+    batches: Vec<Batch>,
     /// Number of the first image of each batch, and the total.
     starts: Vec<usize>,
 }
 
-impl Cifar10 {
-    pub const CLASSES: usize = 10;
+struct Batch {
+    bytes: Bytes,
+    labels: Vec<u8>,
+    /// Where the first image's pixels begin, and how far from there the next one's do.
+    first: usize,
+    stride: usize,
+}
 
-    /// (training, test) from `directory` or its `cifar-10-batches-bin`. Errors: a batch file that is missing, not a
-    /// whole number of records, or holds a label above 9.
-    pub fn open(directory: &Path) -> Result<(Cifar10, Cifar10)> {
-        let inner = directory.join("cifar-10-batches-bin");
-        let directory = if inner.is_dir() { &inner } else { directory };
-        let training: Vec<_> = (1..=5).map(|i| directory.join(format!("data_batch_{i}.bin"))).collect();
-        Ok((Cifar10::map(&training)?, Cifar10::map(&[directory.join("test_batch.bin")])?))
+impl Cifar {
+    /// (training, test) of CIFAR-10 or CIFAR-100 (fine labels), by their numbers of classes. `path` is the directory of
+    /// the batches in their binary or Python version, the directory above it, or the .tar.gz of either, which every rank
+    /// then keeps in memory.
+    ///
+    /// Errors: a file that is missing, of another form, or holds a label that is no class.
+    pub fn open(path: &Path, classes: usize) -> Result<(Cifar, Cifar)> {
+        let set = if classes == CIFAR100.classes { &CIFAR100 } else { &CIFAR10 };
+        let files = files::open(path, set)?;
+        Ok((Cifar::new(files.training, files.pickled, set)?, Cifar::new(vec![files.test], files.pickled, set)?))
     }
 
-    fn map(paths: &[PathBuf]) -> Result<Cifar10> {
-        let mut data = Cifar10 { batches: Vec::new(), starts: vec![0] };
-        for path in paths {
-            let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
-            let length = file.metadata().map_err(|why| Error::file(path, why))?.len();
-            if length == 0 || length % RECORD as u64 != 0 {
-                let why = format!(
-                    "{length} bytes are no whole number of {RECORD}-byte CIFAR-10 records; the file is truncated or not CIFAR-10"
-                );
-                return Err(Error::file(path, why));
+    fn new(files: Vec<(std::path::PathBuf, Bytes)>, pickled: bool, set: &Set) -> Result<Cifar> {
+        let mut images = Cifar { batches: Vec::new(), starts: vec![0] };
+        for (path, bytes) in files {
+            let batch = if pickled { Batch::pickled(bytes, set) } else { Batch::binary(bytes, set) };
+            let batch = batch.map_err(|why| Error::file(&path, why))?;
+            if let Some(number) = batch.labels.iter().position(|&label| label as usize >= set.classes) {
+                let (label, most) = (batch.labels[number], set.classes - 1);
+                return Err(Error::file(
+                    &path,
+                    format!("record {number} has label {label}; {}'s are 0 to {most}", set.name),
+                ));
             }
-            // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
-            let batch =
-                unsafe { Mmap::map(&file) }.map_err(|why| Error::file(path, format!("can't be mapped: {why}")))?;
-            for (number, record) in batch.chunks_exact(RECORD).enumerate() {
-                if record[0] as usize >= Cifar10::CLASSES {
-                    return Err(Error::file(
-                        path,
-                        format!("record {number} has label {}; CIFAR-10's are 0 to 9", record[0]),
-                    ));
-                }
-            }
-            data.starts.push(data.starts[data.starts.len() - 1] + batch.len() / RECORD);
-            data.batches.push(batch);
+            images.starts.push(images.count() + batch.labels.len());
+            images.batches.push(batch);
         }
-        Ok(data)
+        Ok(images)
     }
 
-    fn record(&self, index: usize) -> &[u8] {
+    /// The batch of an image, and its number there.
+    fn place(&self, index: usize) -> (&Batch, usize) {
         let batch = self.starts.partition_point(|&start| start <= index) - 1;
-        &self.batches[batch][(index - self.starts[batch]) * RECORD..][..RECORD]
+        (&self.batches[batch], index - self.starts[batch])
     }
 }
 
-impl Images for Cifar10 {
+impl Batch {
+    fn binary(bytes: Bytes, set: &Set) -> std::result::Result<Batch, String> {
+        let stride = files::record(set);
+        if bytes.is_empty() || !bytes.len().is_multiple_of(stride) {
+            let length = bytes.len();
+            return Err(format!(
+                "{length} bytes are no whole number of {stride}-byte {} records; the file is truncated or not {0}",
+                set.name
+            ));
+        }
+        let labels = bytes.chunks_exact(stride).map(|record| record[set.labels - 1]).collect();
+        Ok(Batch { bytes, labels, first: set.labels, stride })
+    }
+
+    fn pickled(bytes: Bytes, set: &Set) -> std::result::Result<Batch, String> {
+        let Pickled { pixels, fortran, labels } = pickled::parse(&bytes, PIXELS, set.key)
+            .map_err(|why| format!("no batch of {}'s Python version: {why}; {}", set.name, set.wanted()))?;
+        if !fortran {
+            return Ok(Batch { bytes, labels, first: pixels.start, stride: PIXELS });
+        }
+        let (columns, count) = (&bytes[pixels], labels.len());
+        let rows = (0..count).flat_map(|image| (0..PIXELS).map(move |k| columns[count * k + image])).collect();
+        Ok(Batch { bytes: Bytes::Read(rows), labels, first: 0, stride: PIXELS })
+    }
+}
+
+impl Images for Cifar {
     fn count(&self) -> usize {
         self.starts[self.starts.len() - 1]
     }
@@ -74,11 +102,13 @@ impl Images for Cifar10 {
     }
 
     fn label(&self, index: usize) -> u32 {
-        self.record(index)[0] as u32
+        let (batch, number) = self.place(index);
+        batch.labels[number].into()
     }
 
     fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
-        let (red, rest) = self.record(index)[1..].split_at(PLANE);
+        let (batch, number) = self.place(index);
+        let (red, rest) = batch.bytes[batch.first + number * batch.stride..][..PIXELS].split_at(PLANE);
         let (green, blue) = rest.split_at(PLANE);
         for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
             pixel.copy_from_slice(&[red[i], green[i], blue[i]]);
@@ -110,21 +140,125 @@ mod tests {
         directory
     }
 
+    fn pixels(images: &Cifar, index: usize) -> Vec<u8> {
+        let mut pixels = vec![0; PIXELS];
+        images.read(index, &mut pixels).unwrap();
+        pixels
+    }
+
     #[test]
     fn images_are_read_across_batches_as_rgb() {
         let directory = directory();
-        let (training, test) = Cifar10::open(directory.path()).unwrap();
+        let (training, test) = Cifar::open(directory.path(), 10).unwrap();
         assert_eq!((training.count(), test.count()), (10, 1));
         assert_eq!((0..10).map(|i| training.label(i)).collect::<Vec<_>>(), [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]);
-        let mut pixels = vec![0; 3 * PLANE];
-        training.read(4, &mut pixels).unwrap();
-        assert_eq!((&pixels[..3], &pixels[3 * PLANE - 3..]), (&[13, 23, 33][..], &[13, 23, 33][..]));
+        let pixels = pixels(&training, 4);
+        assert_eq!((&pixels[..3], &pixels[PIXELS - 3..]), (&[13, 23, 33][..], &[13, 23, 33][..]));
+    }
+
+    /// Images whose bytes are the label's and their own number's, as pixels in rows or in columns.
+    fn planes(labels: &[u8], fortran: bool) -> Vec<u8> {
+        let byte = |image: usize, k: usize| (k / 7 + image + labels[image] as usize) as u8;
+        let count = labels.len();
+        match fortran {
+            false => (0..count * PIXELS).map(|i| byte(i / PIXELS, i % PIXELS)).collect(),
+            true => (0..count * PIXELS).map(|i| byte(i % count, i / count)).collect(),
+        }
+    }
+
+    /// A file of both versions of both data sets: (directory, name, bytes).
+    fn versions(labels: &[u8], split: usize) -> [(&'static str, String, Vec<u8>); 4] {
+        let python = |key, fortran| pickled::tests::python2(key, labels, &planes(labels, fortran), fortran);
+        let binary = |before: &[u8]| {
+            let planes = planes(labels, false);
+            let records = planes.chunks(PIXELS).zip(labels).map(|(pixels, label)| [before, &[*label], pixels].concat());
+            records.collect::<Vec<_>>().concat()
+        };
+        let (batch, whole) = match split {
+            0 => ("test_batch".to_owned(), "test".to_owned()),
+            number => (format!("data_batch_{number}"), "train".to_owned()),
+        };
+        [
+            ("cifar-10-batches-bin", format!("{batch}.bin"), binary(&[])),
+            ("cifar-10-batches-py", batch, python("labels", split % 2 == 1)),
+            ("cifar-100-binary", format!("{whole}.bin"), binary(&[19])),
+            ("cifar-100-python", whole, python("fine_labels", false)),
+        ]
+    }
+
+    /// All four below one directory.
+    fn everything() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for split in 0..6 {
+            for (folder, name, bytes) in versions(&[split as u8, 9, 3], split) {
+                let folder = directory.path().join(folder);
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(folder.join(name), bytes).unwrap();
+            }
+        }
+        directory
+    }
+
+    #[test]
+    fn both_versions_and_their_archives_hold_the_same_images() {
+        let directory = everything();
+        let here = directory.path();
+        for (classes, folders, batches) in [
+            (10, ["cifar-10-batches-bin", "cifar-10-batches-py"], 5),
+            (100, ["cifar-100-binary", "cifar-100-python"], 1),
+        ] {
+            let (expected, expected_test) = Cifar::open(here, classes).unwrap();
+            assert_eq!((expected.count(), expected_test.count()), (3 * batches, 3));
+            assert_eq!(pixels(&expected_test, 2)[..3], [5, (PLANE / 7) as u8 + 5, (2 * PLANE / 7) as u8 + 5]);
+            for folder in folders {
+                let archive = here.join("archive");
+                let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
+                    std::fs::File::create(&archive).unwrap(),
+                    Default::default(),
+                ));
+                builder.append_dir_all(folder, here.join(folder)).unwrap();
+                builder.into_inner().unwrap().finish().unwrap();
+                for path in [here.join(folder), archive] {
+                    let (training, test) = Cifar::open(&path, classes).unwrap();
+                    for (found, expected) in [(&training, &expected), (&test, &expected_test)] {
+                        let all = |images: &Cifar| {
+                            (0..images.count()).map(|i| (images.label(i), pixels(images, i))).collect::<Vec<_>>()
+                        };
+                        assert!(all(found) == all(expected), "{}", path.display());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_where_it_is_given_out() {
+        let directory = everything();
+        let here = directory.path();
+        let error = |path: &Path, classes| Cifar::open(path, classes).err().unwrap().to_string();
+        let text = error(&here.join("cifar-100-python"), 10);
+        assert!(
+            text.ends_with("cifar-100-python: CIFAR-100, not CIFAR-10; --set data.kind=cifar100 trains on it"),
+            "{text}"
+        );
+        let text = error(&here.join("cifar-10-batches-bin"), 100);
+        assert!(text.ends_with("CIFAR-10, not CIFAR-100; --set data.kind=cifar10 trains on it"), "{text}");
+        let empty = tempfile::tempdir().unwrap();
+        let text = error(empty.path(), 10);
+        assert!(text.contains("no CIFAR-10 here; wanted is the directory of data_batch_1.bin or of data_batch_1, or"));
+        assert!(text.ends_with("as it is given out at https://www.cs.toronto.edu/~kriz/cifar.html"), "{text}");
+        let text = error(&here.join("cifar-10-batches-py/data_batch_1"), 10);
+        assert!(text.contains("data_batch_1: can't be read as .tar.gz: "), "{text}");
+        std::fs::write(here.join("cifar-10-batches-py/data_batch_3"), b"\x80\x02}.").unwrap();
+        let text = error(&here.join("cifar-10-batches-py"), 10);
+        let why = "data_batch_3: no batch of CIFAR-10's Python version: it has no array of images; wanted is the directory of data_batch_1.bin or of";
+        assert!(text.contains(why), "{text}");
     }
 
     #[test]
     fn bad_files_are_named() {
         let directory = directory();
-        let error = || Cifar10::open(directory.path()).err().unwrap().to_string();
+        let error = || Cifar::open(directory.path(), 10).err().unwrap().to_string();
         write(directory.path(), "data_batch_2.bin", &[2, 11]);
         assert!(error().ends_with("data_batch_2.bin: record 1 has label 11; CIFAR-10's are 0 to 9"));
         std::fs::write(directory.path().join("data_batch_2.bin"), vec![0; 5000]).unwrap();

@@ -1,4 +1,4 @@
-//! What images can be read from: CIFAR-10, generated glyphs, image files, packed persons.
+//! What images can be read from: CIFAR, generated glyphs, image files, packed persons.
 
 mod cifar;
 mod encoded;
@@ -8,7 +8,7 @@ mod persons;
 mod resized;
 mod scaled;
 
-pub use cifar::Cifar10;
+pub use cifar::Cifar;
 pub use encoded::{Encoded, EncodedImages};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;

@@ -12,8 +12,8 @@ pub struct Persons {
     pub train: Vec<u32>,
     pub query: Vec<u32>,
     pub gallery: Vec<u32>,
-    /// Number of the person on each image of `packed`, by the file's name. 0: a distractor, only in the gallery, hence
-    /// the match of no query.
+    /// Number of the person on each image of `packed`, by the file's name. 0, if only in the gallery: a distractor, the
+    /// match of no query.
     pub ids: Vec<i64>,
     /// Number of the camera that took each image of `packed`.
     pub cameras: Vec<i64>,
@@ -24,8 +24,9 @@ impl Persons {
     /// of all splits, in the order of their ids.
     ///
     /// Errors (with the path): `Packed::open`'s; no cameras and splits; a split without images; people without a
-    /// number; distractors outside the gallery.
+    /// number.
     pub fn open(path: &Path) -> Result<Persons> {
+        Packed::refuse_directory(path, "reid")?;
         let packed = Packed::open(path)?;
         let other = |why: String| Error::file(path, format!("not written by amlfs prepare reid: {why}"));
         let Some(CamerasAndSplits { cameras, splits }) = packed.cameras_and_splits() else {
@@ -39,10 +40,7 @@ impl Persons {
             if images.is_empty() {
                 return Err(other(format!("its {name} is empty")));
             }
-            match images.iter().find(|&&index| wanted != Split::Gallery && ids[index as usize] == 0) {
-                Some(index) => Err(other(format!("image {index} in its {name} is a distractor"))),
-                None => Ok(images),
-            }
+            Ok(images)
         };
         let (train, query) = (part(Split::Train, "training set")?, part(Split::Query, "query set")?);
         let gallery = part(Split::Gallery, "gallery")?;
@@ -74,6 +72,7 @@ mod tests {
             size: (0, 0),
             store: Store::Files,
             source: "made up".into(),
+            input: String::new(),
             date: "2026-01-02T03:04:05Z".into(),
             lengths: vec![1; images.len()],
             crc32: vec![crc32fast::hash(&[7]); images.len()],
@@ -84,7 +83,7 @@ mod tests {
         };
         let (bytes, path) = (directory.path().join("bytes"), directory.path().join("persons.h5"));
         fs::write(&bytes, vec![7; images.len()]).unwrap();
-        write(&path, &content, &File::open(&bytes).unwrap()).unwrap();
+        write(&path, &content, &File::open(&bytes).unwrap(), std::slice::from_ref(&(0..images.len() as u64))).unwrap();
         Persons::open(&path)
     }
 
@@ -109,6 +108,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_that_is_not_packed_yet_comes_with_the_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path().display();
+        let error = Persons::open(&directory.path().join("")).err().unwrap().to_string();
+        assert!(error.ends_with(&format!("pack it first: amlfs prepare reid {tree} --out reid.h5")), "{error}");
+        let error = Packed::open(directory.path()).err().unwrap().to_string();
+        assert!(error.ends_with(&format!("pack it first: amlfs prepare faces {tree} --out faces.h5")), "{error}");
+    }
+
+    #[test]
     fn other_packed_files_are_refused() {
         let error = |images: &[_], with_cameras| open(images, with_cameras).err().unwrap().to_string();
         let text = error(&GOOD, false);
@@ -121,9 +130,6 @@ mod tests {
         assert!(error(&images, true).ends_with("\"anna\" is no person's number"));
         images[3].0 = "-1";
         assert!(error(&images, true).ends_with("\"-1\" is no person's number"));
-        let mut images = GOOD;
-        images[5].0 = "0000";
-        assert!(error(&images, true).ends_with("image 5 in its query set is a distractor"));
         assert!(error(&GOOD[1..4], true).ends_with("its training set is empty"));
         assert!(error(&[GOOD[0], GOOD[2]], true).ends_with("its query set is empty"));
         assert!(error(&GOOD[..2], true).ends_with("its gallery is empty"));

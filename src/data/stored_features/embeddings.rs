@@ -136,7 +136,8 @@ impl EmbeddingsWriter {
             file.flush()?;
             file.close()?;
             let range = offset..offset + (shape[0] * shape[1] * NUMBER) as u64;
-            hdf5_file::fill(temporary, &range, &bytes)?;
+            let whole = 0..bytes.metadata()?.len();
+            hdf5_file::fill(temporary, &range, &bytes, &[whole])?;
             trailer::seal(temporary, &range)?;
             Embeddings::open(temporary).map_err(|why| format!("reading it back failed: {why}"))?;
             Ok(())

@@ -51,18 +51,18 @@ fn folder() -> tempfile::TempDir {
 fn images_are_read_by_number_with_their_first_label() {
     let directory = folder();
     let data = RecordIo::open(directory.path()).unwrap();
-    assert_eq!((data.count(), data.classes()), (3, 2));
+    assert_eq!((data.count(), data.classes()), (3, Some(2)));
     assert_eq!(data.image(0).unwrap(), (0, Cow::Borrowed(&b"first"[..])));
     assert_eq!(data.image(1).unwrap(), (1, Cow::Borrowed(&b"second"[..])));
     assert_eq!(data.image(2).unwrap(), (1, Cow::Borrowed(&b"third"[..])));
     assert!(matches!(data.image(2).unwrap().1, Cow::Borrowed(_)));
-    assert!(data.image(3).unwrap_err().to_string().ends_with("train.rec: image 3 of 3"));
+    assert_eq!(data.image(3).unwrap_err(), "image 3 of 3");
 }
 
 #[test]
 fn every_key_of_a_flat_file_is_an_image() {
     let (bytes, index) = files(&[frame(0, &payload(0, 1.0, &[], b"a")), frame(0, &payload(1, 0.0, &[0.0], b"b"))]);
-    let layout = RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
+    let layout = RecordLayout::parse(&bytes, index.as_bytes(), Some(b"2,8,8")).unwrap();
     assert_eq!(layout.count(), 2);
     assert_eq!(layout.image(&bytes, 0).unwrap(), (1, Cow::Borrowed(&b"a"[..])));
     assert_eq!(layout.image(&bytes, 1).unwrap(), (0, Cow::Borrowed(&b"b"[..])));
@@ -73,13 +73,13 @@ fn split_records_are_joined_with_the_magic_between_the_parts() {
     let whole = [&payload(0, 1.0, &[], b"abcd")[..], &MAGIC, b"efgh", &MAGIC, b"ij"].concat();
     let split = [frame(1, &whole[..28]), frame(2, b"efgh"), frame(3, b"ij")].concat();
     let (bytes, index) = files(&[split]);
-    let layout = RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap();
+    let layout = RecordLayout::parse(&bytes, index.as_bytes(), Some(b"2,8,8")).unwrap();
     assert_eq!(layout.image(&bytes, 0).unwrap(), (1, Cow::Owned(whole[24..].to_vec())));
 }
 
 #[test]
 fn missing_files_are_named() {
-    for name in ["train.rec", "train.idx", "property"] {
+    for name in ["train.rec", "train.idx"] {
         let directory = folder();
         std::fs::remove_file(directory.path().join(name)).unwrap();
         let error = RecordIo::open(directory.path()).err().unwrap().to_string();
@@ -94,7 +94,8 @@ fn missing_files_are_named() {
 /// The error of opening a folder with this record 0, or with this index or property.
 fn refusal(records: &[Vec<u8>], index: Option<&str>, property: &str) -> String {
     let (bytes, own) = files(records);
-    let (file, why) = RecordLayout::parse(&bytes, index.unwrap_or(&own).as_bytes(), property.as_bytes()).unwrap_err();
+    let (file, why) =
+        RecordLayout::parse(&bytes, index.unwrap_or(&own).as_bytes(), Some(property.as_bytes())).unwrap_err();
     format!("{file}: {why}")
 }
 
@@ -107,7 +108,9 @@ fn a_bad_index_is_refused() {
     assert_eq!(refused("0\t0\n1\t-4\n"), "train.idx: line 2: offset -4 is negative");
     assert_eq!(refused("0\t9999\n"), "train.idx: line 1: offset 9999 lies beyond the 252 bytes of train.rec");
     assert_eq!(refused("0\t0\n1\t40\n1\t80\n"), "train.idx: key 1 is there twice");
-    assert_eq!(refused("1\t40\n"), "train.idx: key 0, the header record, is missing");
+    let from_1 = refused("1\t0\n2\t40\n");
+    assert!(from_1.contains("its keys start at 1") && from_1.ends_with("mv 0.idx train.idx"), "{from_1}");
+    assert_eq!(refused("2\t40\n"), "train.idx: key 0, the header record, is missing");
     assert_eq!(refused(""), "train.idx: key 0, the header record, is missing");
     let misfit = |keys| format!("train.idx: {keys} keys don't fit train.rec, whose header asks for 0 to 5");
     assert_eq!(refused("0\t0\n1\t40\n"), misfit(2));
@@ -127,7 +130,7 @@ fn a_bad_header_record_is_refused() {
     let refused = |record: Vec<u8>| refusal(&[record], None, "2,8,8");
     let of = |flag, labels: &[f32]| refused(frame(0, &payload(flag, 0.0, labels, b"")));
     assert_eq!(of(1, &[1.0]), "train.rec: record 0 at offset 0: flag 1; a header has 2, an image of a flat file 0");
-    for (n0, n1) in [(1.0, 4.0), (4.0, 3.0), (f32::NAN, 4.0), (4.0, f32::INFINITY), (2.5, 4.0), (-4.0, 4.0), (2.0, 2e8)]
+    for (n0, n1) in [(1.0, 4.0), (4.0, 3.0), (f32::NAN, 4.0), (4.0, f32::INFINITY), (2.5, 4.0), (-4.0, 4.0), (2.0, 3e9)]
     {
         let error = format!("train.rec: record 0 at offset 0: header labels ({n0}, {n1}) are no counts of records");
         assert_eq!(of(2, &[n0, n1]), error);
@@ -145,13 +148,13 @@ fn image_refusal(record: Vec<u8>) -> String {
     records.truncate(2);
     records[0] = frame(0, &payload(2, 0.0, &[2.0, 2.0], b""));
     let (bytes, index) = files(&records);
-    RecordLayout::parse(&bytes, index.as_bytes(), b"2,8,8").unwrap().image(&bytes, 0).unwrap_err()
+    RecordLayout::parse(&bytes, index.as_bytes(), Some(b"2,8,8")).unwrap().image(&bytes, 0).unwrap_err()
 }
 
 #[test]
 fn a_bad_record_is_refused_with_key_and_offset() {
     let refused = |record: Vec<u8>, why: &str| {
-        assert_eq!(image_refusal(record), format!("record 1 at offset 40: {why}"));
+        assert_eq!(image_refusal(record), format!("at offset 40: {why}"));
     };
     let good = frame(0, &payload(0, 1.0, &[], b"image"));
     refused(good[..5].to_vec(), "truncated: 5 bytes left for the 8 of its frame");
@@ -172,7 +175,7 @@ fn a_bad_record_is_refused_with_key_and_offset() {
 #[test]
 fn a_label_that_is_no_class_is_refused() {
     for label in [f32::NAN, f32::INFINITY, -1.0, 0.5, 2.0, 3e9] {
-        let why = format!("record 1 at offset 40: label {label} is none of the 2 classes that property states");
+        let why = format!("at offset 40: label {label} is none of the 2 classes that property states");
         assert_eq!(image_refusal(frame(0, &payload(0, label, &[], b"image"))), why);
         assert_eq!(image_refusal(frame(0, &payload(1, 0.0, &[label], b"image"))), why);
     }
@@ -202,4 +205,39 @@ fn identity_names_come_from_the_list() {
     assert_eq!(error(), "line 1: not one column that is a path");
     write("1\t1.jpg\t0\n1\tB/1.jpg\t1\n1\tB/2.jpg\t1\n");
     assert_eq!(error(), "line 1: \"1.jpg\" has no folder that names the identity");
+}
+
+#[test]
+fn a_header_of_more_records_than_f32_can_count_is_read() {
+    // Glint360K's, whose header says 17091658 and 17451890, and its neighbours
+    for images in 17_091_654..17_091_660_usize {
+        let (n0, n1) = (images + 1, images + 1 + 360_232);
+        let end = end_of_images([n0 as f32, n1 as f32], n1, n1 as u64 - 1, |key| key < n0);
+        assert_eq!(end, Ok(n0));
+    }
+    let refused = |keys: usize, last: u64| end_of_images([17091658.0, 17451890.0], keys, last, |_| true).unwrap_err().1;
+    let why = |keys| format!("{keys} keys don't fit train.rec, whose header asks for 0 to 17451889");
+    assert_eq!(refused(17_451_888, 17_451_887), why(17_451_888));
+    assert_eq!(refused(17_451_890, 17_451_890), why(17_451_890));
+    assert_eq!((count(17091658.0), count(16777215.0)), (Some(17091657..=17091659), Some(16777215..=16777215)));
+    assert_eq!((count(5.0), count(1.5), count(f32::NAN)), (Some(5..=5), None, None));
+    let (bytes, _) = files(&[records()[1].clone(), records()[4].clone(), b"damaged".to_vec()]);
+    assert_eq!([0, 40, 80].map(|offset| has_image(&bytes, offset)), [true, false, false]);
+}
+
+#[test]
+fn without_property_labels_are_not_bounded() {
+    let directory = folder();
+    std::fs::remove_file(directory.path().join("property")).unwrap();
+    let data = RecordIo::open(directory.path()).unwrap();
+    assert_eq!((data.count(), data.classes()), (3, None));
+    assert_eq!(data.image(1).unwrap(), (1, Cow::Borrowed(&b"second"[..])));
+    let one = |label: f32| {
+        let (bytes, index) = files(&[frame(0, &payload(0, label, &[], b"image"))]);
+        RecordLayout::parse(&bytes, index.as_bytes(), None).unwrap().image(&bytes, 0).map(|(label, _)| label)
+    };
+    assert_eq!(one(999_999.0), Ok(999_999));
+    for label in [-1.0, 0.5, f32::NAN, 16777216.0] {
+        assert_eq!(one(label), Err(format!("at offset 0: label {label} is no number of an identity")));
+    }
 }

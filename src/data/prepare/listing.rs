@@ -1,0 +1,77 @@
+//! What lies in a directory of images: nothing is opened, so that a named pipe can't block.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use crate::error::{Error, Result};
+
+pub const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
+
+pub struct Listed {
+    /// Below the root.
+    pub path: PathBuf,
+    /// 1 in the root itself.
+    pub depth: usize,
+    pub kind: Kind,
+}
+
+pub enum Kind {
+    Directory,
+    /// A file with an image's extension or a link to one; also a dead link: whoever reads it finds out.
+    Image,
+    /// Why it is neither.
+    Other(&'static str),
+}
+
+/// All down to `depth`, in the order of their names. Hidden files and Thumbs.db are passed over, symbolic links are
+/// followed.
+///
+/// Errors: a directory that can't be listed.
+pub fn list(root: &Path, depth: usize) -> impl Iterator<Item = Result<Listed>> {
+    let walk = WalkDir::new(root).min_depth(1).max_depth(depth).follow_links(true).sort_by_file_name();
+    let visible = |entry: &DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
+    walk.into_iter().filter_entry(visible).filter_map(move |entry| match entry {
+        Ok(entry) => {
+            let kind = match entry.file_type() {
+                kind if kind.is_dir() => Kind::Directory,
+                kind if !kind.is_file() => Kind::Other("neither a file nor a directory"),
+                _ if is_image(entry.path()) => Kind::Image,
+                _ => Kind::Other("not an image by its extension"),
+            };
+            Some(Ok(listed(root, entry.path(), entry.depth(), kind)))
+        }
+        Err(error) => broken_link(root, error),
+    })
+}
+
+fn listed(root: &Path, path: &Path, depth: usize, kind: Kind) -> Listed {
+    Listed { path: path.strip_prefix(root).unwrap_or(path).to_owned(), depth, kind }
+}
+
+/// One link that leads nowhere is one file that can't be used.
+fn broken_link(root: &Path, error: walkdir::Error) -> Option<Result<Listed>> {
+    let path = error.path().unwrap_or(root);
+    if error.depth() > 0 && path.is_symlink() {
+        let kind = match error.loop_ancestor() {
+            Some(_) => Kind::Other("a link to a directory that it lies in"),
+            None if is_image(path) => Kind::Image,
+            None => Kind::Other("a dead link"),
+        };
+        let hidden = path.file_name().is_some_and(is_hidden);
+        return (!hidden).then(|| Ok(listed(root, path, error.depth(), kind)));
+    }
+    let why = error.io_error().map_or_else(|| error.to_string(), |why| why.to_string());
+    Some(Err(Error::file(path, format!("can't be listed: {why}"))))
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
+}
