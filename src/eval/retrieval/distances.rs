@@ -248,7 +248,11 @@ fn origin(given: &[Tensor], scales: &[Vec<f64>]) -> Result<Option<Tensor>> {
 /// features [N, D] f32 -> [N, D] f32: rows multiplied by `scales` [N], less the origin [D].
 fn moved(features: &Tensor, scales: &[f64], origin: Option<&Tensor>) -> Result<Tensor> {
     let device = features.device();
+    let in_range = scales.iter().all(|scale| (1e-30..1e30).contains(scale));
     let scales = Tensor::from_slice(scales).to_device(device).view([-1, 1]);
+    if origin.is_none() && in_range {
+        return Ok(features.f_mul(&scales.to_kind(Kind::Float))?);
+    }
     let origin = origin.map_or_else(|| Tensor::zeros([1], (Kind::Double, device)), |origin| origin.to_device(device));
     let rows = blocks::ITEMS_PER_BLOCK as i64;
     let mut parts = Vec::new();
