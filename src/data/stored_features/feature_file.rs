@@ -76,7 +76,8 @@ impl FeatureFile {
                 let array = numbers(file, name, is_float, "floating-point numbers (f16, f32 or f64)");
                 array.map_err(|Cause(why)| Error::file(path, why))
             }
-            FeatureFile::Npz(path, archive) => from_archive(path, archive, name, |array| npy::floats(array)),
+            FeatureFile::Npz(path, archive) => npy::floats(archived(path, archive, name)?)
+                .map_err(|why| Error::file(path, format!("array {name}: {why}"))),
             FeatureFile::Npy(path) => read_npy(&beside(path, name), npy::read_floats),
         }
     }
@@ -89,7 +90,8 @@ impl FeatureFile {
                 let is_whole = |kind: &TypeDescriptor| matches!(kind, Integer(_) | Unsigned(_) | Boolean);
                 numbers(file, name, is_whole, "whole numbers").map_err(|Cause(why)| Error::file(path, why))
             }
-            FeatureFile::Npz(path, archive) => from_archive(path, archive, name, |array| npy::integers(array)),
+            FeatureFile::Npz(path, archive) => npy::integers(archived(path, archive, name)?)
+                .map_err(|why| Error::file(path, format!("array {name}: {why}"))),
             FeatureFile::Npy(path) => read_npy(&beside(path, name), npy::read_integers),
         }
     }
@@ -135,16 +137,15 @@ fn read_npy<T>(
     read(BufReader::with_capacity(1 << 20, file)).map_err(|why| Error::file(path, why))
 }
 
-fn from_archive<T>(
+/// An array of a .npz, whose header has been read.
+fn archived<'a>(
     path: &Path,
-    archive: &mut NpzArchive<BufReader<File>>,
+    archive: &'a mut NpzArchive<BufReader<File>>,
     name: &str,
-    read: impl FnOnce(npyz::NpyFile<npyz::zip::read::ZipFile>) -> std::result::Result<Array<T>, String>,
-) -> Result<Array<T>> {
+) -> Result<npyz::NpyFile<npyz::zip::read::ZipFile<'a>>> {
     let found: Vec<String> = archive.array_names().map(str::to_owned).collect();
     let array = archive.by_name(name).map_err(|why| Error::file(path, format!("array {name}: {why}")))?;
-    let array = array.ok_or_else(|| Error::file(path, without(name, "array", &found)))?;
-    read(array).map_err(|why| Error::file(path, format!("array {name}: {why}")))
+    array.ok_or_else(|| Error::file(path, without(name, "array", &found)))
 }
 
 fn without(name: &str, kind: &str, found: &[String]) -> String {

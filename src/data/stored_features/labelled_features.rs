@@ -200,4 +200,22 @@ mod tests {
         });
         assert!(large.ends_with("large.h5: 3 features, but ids of shape [2]"), "{large}");
     }
+    #[test]
+    fn a_filter_that_the_library_has_not_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("query.h5");
+        foreign(&path, |file| {
+            let dataset = file.new_dataset::<f64>().shape([3, 2]).chunk([3, 2]).deflate(4).create("features").unwrap();
+            dataset.write_raw(&FEATURES).unwrap();
+        });
+        // of gzip (1) becomes an unknown filter's number, which stands 8 bytes before its name
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(8).position(|window| window == b"deflate\0").unwrap();
+        assert_eq!(bytes[at - 8..at - 6], [1, 0]);
+        bytes[at - 8..at - 6].copy_from_slice(&32_123u16.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = LabelledFeatures::read(&path).err().unwrap().to_string();
+        assert!(error.contains("query.h5: data set features is compressed with [User(32123"), "{error}");
+        assert!(error.contains("write it again without compression, or with gzip"), "{error}");
+    }
 }
