@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use amlfs::comm::Comm;
-use amlfs::eval::retrieval::distances::Points;
+use amlfs::eval::retrieval::distances::{Points, Rows};
 use amlfs::eval::retrieval::reranking::Reranked;
 use amlfs::eval::retrieval::{ImageFeatures, Metric, Reranking, retrieve};
 use tch::Tensor;
@@ -27,8 +27,8 @@ fn main() {
     }
     let (query_ids, query_cameras) = (numbers("query_ids.npy"), numbers("query_cameras.npy"));
     let (gallery_ids, gallery_cameras) = (numbers("gallery_ids.npy"), numbers("gallery_cameras.npy"));
-    let query = ImageFeatures { features: &query, ids: &query_ids, cameras: &query_cameras };
-    let gallery = ImageFeatures { features: &gallery, ids: &gallery_ids, cameras: &gallery_cameras };
+    let query = ImageFeatures { name: "query", features: &query, ids: &query_ids, cameras: &query_cameras };
+    let gallery = ImageFeatures { name: "gallery", features: &gallery, ids: &gallery_ids, cameras: &gallery_cameras };
     let reranking = (what == "reranked").then(Reranking::default);
     let start = Instant::now();
     let figures =
@@ -48,11 +48,11 @@ fn main() {
 }
 
 fn write_distances(query: &Tensor, gallery: &Tensor, threads: usize, path: &Path) {
-    let points = |features: &Tensor, what: &str| {
-        let rows: Vec<usize> = (0..features.size()[0] as usize).collect();
-        Points::new(features, &rows, Metric::Euclidean, what).expect("good features")
-    };
-    let (query, gallery) = (points(query, "query"), points(gallery, "gallery"));
+    let all = |features: &Tensor| (0..features.size()[0] as usize).collect::<Vec<_>>();
+    let (queries, images) = (all(query), all(gallery));
+    let query = Rows { features: query, rows: &queries, name: "query" };
+    let gallery = Rows { features: gallery, rows: &images, name: "gallery" };
+    let [query, gallery] = Points::new([query, gallery], Metric::Euclidean).expect("good features");
     let reranked = Reranked::new(&Comm::single(), &query, &gallery, Reranking::default(), threads).expect("encodings");
     let count = query.count();
     let blocks = (0..count).step_by(128).map(|start| start..(start + 128).min(count));

@@ -61,10 +61,29 @@ fn faces_give_the_same_bits_for_1_2_and_4_ranks_and_evaluate_repeats_the_test() 
     assert_same(&results[0], &results[1]);
     assert_same(&results[0], &results[2]);
 
-    let found = json(&amlfs(&["evaluate", "--json", "--device=cpu", &path(directory.path(), "1/final.h5")]));
     assert_eq!(results[0].test.len(), 3);
-    for (name, value) in &results[0].test {
-        assert_eq!(found[name].as_f64().unwrap(), *value);
+    // a run's directory stands for its last checkpoint
+    for checkpoint in ["1/final.h5", "1"] {
+        let found = json(&amlfs(&["evaluate", "--json", "--device=cpu", &path(directory.path(), checkpoint)]));
+        for (name, value) in &results[0].test {
+            assert_eq!(found[name].as_f64().unwrap(), *value);
+        }
+    }
+    let run = path(directory.path(), "1");
+    let seen = amlfs(&["evaluate", "--device=cpu", &run, "--test", &path(directory.path(), "train.h5")]);
+    assert_code(&seen, 0);
+    let warning =
+        "120 of its 120 images are images of the run's data, and 24 of its 24 identities have the name of one there";
+    assert!(text(&seen).contains(warning), "{}", text(&seen));
+    let none = path(directory.path(), "train-images");
+    for command in ["evaluate", "inspect"] {
+        let output = amlfs(&[command, &none]);
+        assert_code(&output, 1);
+        assert!(
+            text(&output).contains("a directory without a checkpoint (final.h5 or epoch-*.h5)"),
+            "{}",
+            text(&output)
+        );
     }
 }
 

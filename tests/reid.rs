@@ -277,14 +277,14 @@ fn what_cannot_be_measured_is_refused_with_a_reason() {
         assert_code(&output, 1);
         assert!(text(&output).contains(why), "{}", text(&output));
     };
-    let short = "short.npy: 8 features, but ids of shape [7] and cameras of [8]";
+    let short = "short.npy: 8 features, but ids of shape [7]";
     refused("short", Set { ids: vec![1; 7], ..set() }, short);
     let mut nan = set();
     nan.features[5][2] = f32::NAN;
     refused("nan", nan, "nan.npy: row 5 has a feature that is NaN");
     let mut zero = set();
     zero.features[3] = [0.0; 4];
-    refused("zero", zero, "query: features of row 3: their norm is 0");
+    refused("zero", zero, "zero.npy: features of row 3: their norm is 0");
     refused("strangers", Set { ids: vec![9; 8], ..set() }, "none of the 8 queries has an image of its id");
     refused("low", Set { ids: vec![-2; 8], ..set() }, "row 0 has the id -2");
     refused("none", Set::new(1, 0, |_| 0, |_| 0), "none.npy: features of shape [0, 4]: there are none");

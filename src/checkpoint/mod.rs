@@ -111,6 +111,19 @@ pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(epoch.map(|epoch| epoch_file(dir, epoch)))
 }
 
+/// The checkpoint that `path` means: itself, or of a run's directory final.h5, else its newest epoch. Error: a directory
+/// without one.
+pub fn file_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let last = path.join("final.h5");
+    if last.exists() {
+        return Ok(last);
+    }
+    newest(path)?.ok_or_else(|| Error::file(path, "a directory without a checkpoint (final.h5 or epoch-*.h5)"))
+}
+
 /// Removes the epoch files of all epochs but `keep`, and what killed writers left behind.
 ///
 /// Errors: the directory can't be listed or a file can't be removed.

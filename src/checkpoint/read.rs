@@ -8,18 +8,19 @@ use std::path::Path;
 use hdf5::{File, Group, H5Type};
 
 use super::content::{Block, TENSOR_GROUPS, Values, blocks, digest, same_values};
-use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum};
+use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum, file_of};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, text, trailer};
 use crate::state::{
     Column, EPOCH_COLUMNS, EpochRecord, PolicyState, PolicyVector, SAMPLE_COLUMNS, SampleRecord, Status, Value,
 };
 
-/// Reads a whole checkpoint; NaN and all other values come back bit for bit.
+/// Reads the whole checkpoint that `file_of` finds; NaN and all other values come back bit for bit.
 ///
 /// Errors (`Error::Failed`, one sentence with the path): not there, not HDF5, truncated, damaged, another program's
 /// file, another major version of the format.
 pub fn read(path: &Path) -> Result<Checkpoint> {
+    let path = &file_of(path)?;
     read_file(path).map_err(|Cause(text)| Error::file(path, text))
 }
 

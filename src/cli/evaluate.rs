@@ -18,7 +18,7 @@ pub struct EvaluateArguments {
 
 #[derive(Args)]
 pub struct EvaluateTestArguments {
-    /// A checkpoint: final.h5 or epoch-*.h5
+    /// A checkpoint: final.h5 or epoch-*.h5, or a run's directory, of which the last one is taken
     #[arg(required = true)]
     pub file: Option<PathBuf>,
     /// The run's data, if they lie elsewhere now; default: where they were during the run
@@ -73,22 +73,23 @@ impl MachineArguments {
 
 #[derive(Args)]
 pub struct MegafaceArguments {
-    /// Checkpoint of the network that embeds the images
+    /// Checkpoint of the network that embeds the images, or a run's directory
     #[arg(long, value_name = "FILE", conflicts_with = "features")]
     pub model: Option<PathBuf>,
     /// Instead of embedding images, read the devkit's feature files IMAGE_ALGO.bin of the algorithm ALGO
     #[arg(long, value_name = "ALGO")]
     pub features: Option<String>,
-    /// Probes: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
+    /// Probes: the directory of the images or feature files, or a file of embeddings (.h5, from amlfs export embeddings) or
+    /// of features and ids (.h5, .npy, .npz, docs/format.md)
     #[arg(long, value_name = "PATH")]
     pub facescrub: PathBuf,
-    /// The devkit's facescrub_features_list.json; not with .h5
+    /// The devkit's facescrub_features_list.json; with a directory
     #[arg(long, value_name = "FILE")]
     pub facescrub_list: Option<PathBuf>,
-    /// Distractors: the directory of the images or feature files, or embeddings (.h5, from amlfs export embeddings)
+    /// Distractors: the directory of the images or feature files, or a file as for the probes, without ids
     #[arg(long, value_name = "PATH")]
     pub megaface: PathBuf,
-    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; not with .h5. With a single one (or .h5),
+    /// The devkit's megaface_features_list.json_SIZE_SET, one or more; with a directory. With a single one (or a file),
     /// smaller sizes are its first 10, 100, 1000, ...
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub megaface_list: Vec<PathBuf>,
@@ -101,8 +102,12 @@ pub struct MegafaceArguments {
     #[arg(long, value_name = "FILE")]
     pub megaface_noises: Option<PathBuf>,
     /// Also write the features there as the devkit's files, below facescrub/ and megaface/
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", requires = "model", conflicts_with = "features")]
     pub write_features: Option<PathBuf>,
+    /// Share of the listed images or feature files that may be missing or broken, 0 to 1; default 0: they are left out and
+    /// listed in skipped.csv (in --out, or here)
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub max_skipped: Option<f64>,
     /// Also write the results there as the devkit's cmc_*.json; default: only print them
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -115,16 +120,16 @@ pub struct MegafaceArguments {
 
 #[derive(Args)]
 pub struct ReidArguments {
-    /// Checkpoint of the network that embeds the images
+    /// Checkpoint of the network that embeds the images, or a run's directory
     #[arg(long, value_name = "FILE", required_unless_present = "query", conflicts_with_all = ["query", "gallery", "metric"])]
     pub model: Option<PathBuf>,
     /// The packed file that 'amlfs prepare reid' wrote; default: the run's
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE", requires = "model", conflicts_with_all = ["query", "gallery"])]
     pub data: Option<PathBuf>,
-    /// Instead of a checkpoint: features, ids and cameras of the queries, .h5 or .npy (docs/format.md)
+    /// Instead of a checkpoint: features, ids and cameras of the queries, .h5, .npy or .npz (docs/format.md)
     #[arg(long, value_name = "FILE", requires = "gallery")]
     pub query: Option<PathBuf>,
-    /// Features, ids and cameras of the gallery, .h5 or .npy
+    /// Features, ids and cameras of the gallery, .h5, .npy or .npz
     #[arg(long, value_name = "FILE", requires = "query")]
     pub gallery: Option<PathBuf>,
     /// How features are compared: by their angle or by their distance
@@ -143,7 +148,7 @@ pub struct ReidArguments {
     #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "rerank", value_parser = parse_share)]
     pub lambda: f64,
     /// Also write the features there, as query.h5 and gallery.h5: files for --query and --gallery
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", requires = "model", conflicts_with_all = ["query", "gallery"])]
     pub write_features: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -155,7 +160,7 @@ pub struct ReidArguments {
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("pairs").required(true).args(["bin", "images"])))]
 pub struct LfwArguments {
-    /// Checkpoint of the network that embeds the images
+    /// Checkpoint of the network that embeds the images, or a run's directory
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// A set of pairs in one file: insightface's lfw.bin, agedb_30.bin, cfp_fp.bin ...
@@ -164,8 +169,8 @@ pub struct LfwArguments {
     /// Or a directory of aligned images NAME/NAME_0001.jpg ..., with --pairs
     #[arg(long, value_name = "DIR", requires = "pairs_file")]
     pub images: Option<PathBuf>,
-    /// LFW's pairs.txt: which images to compare
-    #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images")]
+    /// Which images to compare: LFW's pairs.txt, or a list of paths with 1 and 0 (docs/megaface.md)
+    #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images", conflicts_with = "bin")]
     pub pairs: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -177,4 +182,117 @@ pub struct LfwArguments {
 fn parse_share(text: &str) -> std::result::Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(subcommand)]
+        _command: EvaluateCommand,
+    }
+
+    /// An option as it is typed, and the options that it is of no use without.
+    type Typed = (&'static str, &'static [&'static str]);
+
+    /// Every pair of a command's options parses if it is not `excluded`, and is a usage error if it is.
+    fn check(command: &str, always: &[&str], options: &[Typed], excluded: &[(&str, &str)]) {
+        let is_excluded = |a: &str, b: &str| {
+            let of = |typed: &str| typed.split('=').next().unwrap_or_default().to_owned();
+            excluded.iter().any(|&(one, other)| [(one, other), (other, one)].contains(&(&of(a), &of(b))))
+        };
+        let known: Vec<String> = <Program as clap::CommandFactory>::command()
+            .find_subcommand(command)
+            .unwrap()
+            .get_arguments()
+            .filter_map(|argument| argument.get_long().map(|long| format!("--{long}")))
+            .filter(|long| long != "--help")
+            .collect();
+        let named = |long: &String| {
+            options.iter().map(|(typed, _)| typed).chain(always).any(|typed| typed.split('=').next() == Some(long))
+        };
+        let unnamed: Vec<&String> = known.iter().filter(|long| !named(long)).collect();
+        assert!(unnamed.is_empty(), "{command}: the test does not know {unnamed:?}");
+        let mut refused = 0;
+        for (i, (a, needs)) in options.iter().enumerate() {
+            for (b, others) in &options[i..] {
+                let mut typed: Vec<&str> = [&[*a, *b][..], needs, others].concat();
+                typed.sort_unstable();
+                typed.dedup();
+                let clash = typed.iter().any(|a| typed.iter().any(|b| is_excluded(a, b)));
+                // repeated options are errors, too
+                let line = [&["amlfs", command], always, &typed[..]].concat();
+                match (Program::try_parse_from(&line).map_err(|error| error.kind()), clash) {
+                    (Ok(_), false) => {}
+                    (Err(ErrorKind::ArgumentConflict), true) => refused += 1,
+                    (Ok(_), true) => panic!("{line:?}: an option is ignored"),
+                    (Err(kind), _) => panic!("{line:?}: {kind:?}"),
+                }
+            }
+        }
+        assert!(refused >= excluded.len(), "{command}: {refused}");
+    }
+
+    const MACHINE: [Typed; 4] =
+        [("--device=cpu", &[]), ("--devices-per-rank=1", &[]), ("--threads=1", &[]), ("--json", &[])];
+
+    #[test]
+    fn no_option_of_evaluate_megaface_is_ignored_beside_another() {
+        let options: [Typed; 8] = [
+            ("--model=m", &[]),
+            ("--features=a", &[]),
+            ("--facescrub-list=l", &[]),
+            ("--megaface-list=l", &[]),
+            ("--facescrub-noises=n", &[]),
+            ("--megaface-noises=n", &[]),
+            ("--write-features=d", &["--model=m"]),
+            ("--max-skipped=0.1", &[]),
+        ];
+        let options = [&options[..], &[("--out=d", &[])], &MACHINE].concat();
+        let excluded = [("--model", "--features"), ("--features", "--write-features")];
+        check("megaface", &["--facescrub=p", "--megaface=p"], &options, &excluded);
+    }
+
+    #[test]
+    fn no_option_of_evaluate_reid_is_ignored_beside_another() {
+        let from_model: [Typed; 3] =
+            [("--model=m", &[]), ("--data=d", &["--model=m"]), ("--write-features=d", &["--model=m"])];
+        let from_files: [Typed; 3] = [
+            ("--query=q", &["--gallery=g"]),
+            ("--gallery=g", &["--query=q"]),
+            ("--metric=cosine", &["--query=q", "--gallery=g"]),
+        ];
+        let reranking: [Typed; 4] = [
+            ("--rerank", &["--model=m"]),
+            ("--k1=20", &["--rerank", "--model=m"]),
+            ("--k2=6", &["--rerank", "--model=m"]),
+            ("--lambda=0.3", &["--rerank", "--model=m"]),
+        ];
+        let excluded: Vec<(&str, &str)> = from_model
+            .iter()
+            .flat_map(|(a, _)| {
+                from_files.iter().map(|(b, _)| (a.split_once('=').unwrap().0, b.split_once('=').unwrap().0))
+            })
+            .collect();
+        let options = [&from_model[..], &from_files, &reranking].concat();
+        check("reid", &["--json", "--threads=1", "--device=cpu", "--devices-per-rank=1"], &options, &excluded);
+        let alone = Program::try_parse_from(["amlfs", "reid", "--model=m", "--k1=20"]).err().map(|error| error.kind());
+        assert_eq!(alone, Some(ErrorKind::MissingRequiredArgument), "--k1 without --rerank");
+    }
+
+    #[test]
+    fn no_option_of_evaluate_lfw_is_ignored_beside_another() {
+        let options: [Typed; 3] = [("--bin=b", &[]), ("--images=d", &["--pairs=p"]), ("--pairs=p", &["--images=d"])];
+        check(
+            "lfw",
+            &["--model=m", "--json", "--threads=1", "--device=cpu", "--devices-per-rank=1"],
+            &options,
+            &[("--bin", "--images"), ("--bin", "--pairs")],
+        );
+    }
 }

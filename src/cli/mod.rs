@@ -95,7 +95,7 @@ pub struct RunArguments {
     /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Start the search from the mean that another run's search ended with: its final.h5 (search.mu; what theta is comes
+    /// Start the search from the mean that another run's search ended with: its final.h5 or directory (search.mu; what theta is comes
     /// with it)
     #[arg(long, value_name = "FILE")]
     pub init_mu: Option<PathBuf>,
@@ -139,7 +139,7 @@ pub struct TrainArguments {
     /// The fixed loss to train with
     #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with = "init_mu")]
     pub loss: Option<String>,
-    /// Train with what a search learned: its final.h5
+    /// Train with what a search learned: its final.h5 or directory
     #[arg(long, value_name = "FILE", conflicts_with = "init_mu")]
     pub replay: Option<PathBuf>,
     /// What of it to train with
@@ -260,7 +260,7 @@ pub enum ExportCommand {
 
 #[derive(Args)]
 pub struct ExportEmbeddingsArguments {
-    /// Checkpoint of the network that embeds the images
+    /// Checkpoint of the network that embeds the images, or a run's directory
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// Directory of images, in a directory per identity
@@ -274,7 +274,7 @@ pub struct ExportEmbeddingsArguments {
 
 #[derive(Args)]
 pub struct ExportWeightsArguments {
-    /// Checkpoint of the network: final.h5 or epoch-*.h5
+    /// Checkpoint of the network: final.h5 or epoch-*.h5, or a run's directory
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// The .safetensors file to write; it must not be there yet
@@ -291,7 +291,7 @@ fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
 
 #[derive(Args)]
 pub struct InspectArguments {
-    /// A checkpoint: final.h5 or epoch-*.h5
+    /// A checkpoint: final.h5 or epoch-*.h5, or a run's directory, of which the last one is taken
     pub file: PathBuf,
     /// Print JSON instead of a table: everything but the tensors' numbers
     #[arg(long)]

@@ -92,6 +92,23 @@ pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
     Ok(DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())?.into_rgb8())
 }
 
+/// Looks whether the bytes can be a whole image, without decoding it: that they begin and end as one. Errors: those of `any`
+/// that this tells.
+pub fn looks_whole(bytes: &[u8]) -> Result<(), String> {
+    if bytes.is_empty() {
+        return Err("empty".into());
+    }
+    if is_jpeg(bytes) {
+        let (_, (height, width)) = jpeg_decoder(bytes)?;
+        return check_pixels(height, width);
+    }
+    match image::guess_format(bytes).ok() {
+        Some(ImageFormat::Png) if !bytes.ends_with(b"IEND\xaeB`\x82") => Err("truncated: a PNG without its end".into()),
+        Some(ImageFormat::Png | ImageFormat::Pnm) => Ok(()),
+        _ => Err("neither JPEG nor PNG nor PNM".into()),
+    }
+}
+
 fn check_pixels(height: usize, width: usize) -> Result<(), String> {
     if height == 0 || width == 0 {
         return Err("without pixels".into());
@@ -166,6 +183,18 @@ mod tests {
         assert!(worst < 12, "{worst}");
         assert_eq!(any(b"").unwrap_err(), "empty");
         assert_eq!(any(b"GIF89a.............").unwrap_err(), "neither JPEG nor PNG nor PNM");
+    }
+
+    #[test]
+    fn what_looks_whole_is_whole_but_for_its_middle() {
+        let image = DynamicImage::ImageRgb8(gradient(20, 30));
+        for format in [ImageFormat::Jpeg, ImageFormat::Png] {
+            let bytes = encoded(&image, format);
+            assert_eq!(looks_whole(&bytes), Ok(()));
+            assert!(looks_whole(&bytes[..bytes.len() - 3]).unwrap_err().starts_with("truncated"));
+        }
+        assert_eq!(looks_whole(b""), Err("empty".into()));
+        assert_eq!(looks_whole(b"text"), Err("neither JPEG nor PNG nor PNM".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod batches;
 mod dataset;
 pub mod decode;
 mod label_noise;
+pub mod name_list;
 mod packed;
 pub mod prepare;
 mod sources;
@@ -13,13 +14,14 @@ pub mod stored_features;
 pub use batches::{Augment, Balanced, Batch, batches, shuffled};
 pub use dataset::Dataset;
 pub use label_noise::{LabelChange, add_label_noise};
+pub use name_list::NameList;
 pub use packed::{CamerasAndSplits, Packed, Split, Store};
 pub use prepare::{
     FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
 };
 pub use sources::{Cifar, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
 pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
-pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};
+pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures, PlainFeatures};
 
 use crate::error::Result;
 

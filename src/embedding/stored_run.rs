@@ -22,6 +22,7 @@ impl StoredRun {
     /// `adjust` changes what is not the run's to say here, such as device and threads. Errors: not a checkpoint; the
     /// device is not there.
     pub fn open(path: &Path, adjust: impl FnOnce(&mut TypedConfig)) -> Result<StoredRun> {
+        let path = &checkpoint::file_of(path)?;
         let checkpoint = checkpoint::read(path)?;
         let stored = TypedConfig::from_toml(&checkpoint.info.config);
         let mut typed = stored.map_err(|why| Error::file(path, why))?;

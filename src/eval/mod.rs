@@ -7,4 +7,5 @@ pub mod megaface;
 pub mod pairs;
 pub mod retrieval;
 
+pub use kernels::blocks::records_of_all;
 pub use kernels::{normalise_rows, unit_rows};

@@ -40,6 +40,11 @@ pub fn last_bytes<const N: usize>(mut file: &File) -> Outcome<[u8; N]> {
     Ok(last)
 }
 
+/// Whether the file has such an end, damaged or not.
+pub fn is_there(file: &File) -> bool {
+    last_bytes(file).is_ok_and(|trailer: [u8; LEN as usize]| trailer.starts_with(END_MARK))
+}
+
 /// Where the large data set is, if all other bytes are those that were written: only then is the file safe for libhdf5.
 pub fn check(file: &File) -> Outcome<Range<u64>> {
     let length = file.metadata()?.len();

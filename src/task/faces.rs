@@ -1,12 +1,14 @@
 //! Face recognition: identities from a packed file. Reward: rank-1 of held-out identities among held-out distractors, as
 //! MegaFace defines it (docs/megaface.md), or how likely a probe's neighbours are its mates.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
+use crate::comm;
 use crate::config::{Config, Faces, Reward};
 use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
 use crate::error::{Error, Result};
@@ -19,14 +21,19 @@ use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn faces(config: &Config, path: &Path, settings: &Faces, devices: &[Device]) -> Result<Supervised> {
-    let (images, identities) = open(path, settings)?;
+    let images = open(path, settings)?;
+    let test = settings.test.as_ref().map(|path| open(path, settings)).transpose()?;
+    if let Some(warning) = test.as_ref().and_then(|test| seen_in_training(&images, test))
+        && comm::launcher_rank() == 0
+    {
+        log::warn!("{}: {warning}", settings.test.as_deref().unwrap_or(path).display());
+    }
+    let identities = images.identities().len();
+    let images: Arc<dyn Images> = Arc::new(images);
     let HeldOut { mut training, classes, probes, distractors } =
         hold_out_identities(&images, identities, settings, config.run.seed)?;
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
-    let test = match &settings.test {
-        Some(path) => Some(Arc::new(Dataset::whole(open(path, settings)?.0))),
-        None => None,
-    };
+    let test = test.map(|test| Arc::new(Dataset::whole(Arc::new(test))));
     let (model, layout) = model::build(&config.model, images.size(), classes);
     let trainer = Trainer::new(config, model.into(), &layout, Normalisation::FACES, devices);
     Ok(Supervised {
@@ -43,8 +50,26 @@ struct Identify {
     test: Option<Arc<Dataset>>,
 }
 
-/// (images, number of identities).
-fn open(path: &Path, settings: &Faces) -> Result<(Arc<dyn Images>, usize)> {
+/// What of a test file is in the training file, too, if anything is.
+fn seen_in_training(training: &Packed, test: &Packed) -> Option<String> {
+    let known: HashSet<(u32, u64)> = training.fingerprints().collect();
+    let images = test.fingerprints().filter(|image| known.contains(image)).count();
+    let known: HashSet<&String> = training.identities().iter().collect();
+    let mut identities = test.identities().iter().filter(|&identity| known.contains(identity)).peekable();
+    let first = identities.peek().map_or(String::new(), |first| format!(" ({first:?}, ...)"));
+    let identities = identities.count();
+    if images == 0 && identities == 0 {
+        return None;
+    }
+    Some(format!(
+        "{images} of its {} images are images of the run's data, and {identities} of its {} identities have the name of one \
+         there{first}: figures of what was trained on are too good",
+        test.count(),
+        test.identities().len()
+    ))
+}
+
+fn open(path: &Path, settings: &Faces) -> Result<Packed> {
     let packed = Packed::open(path)?;
     let (height, width) = packed.size();
     let [wanted_height, wanted_width] = settings.size;
@@ -54,8 +79,7 @@ fn open(path: &Path, settings: &Faces) -> Result<(Arc<dyn Images>, usize)> {
             format!("images of {height} x {width}, but data.faces.size is {wanted_height} x {wanted_width}"),
         ));
     }
-    let identities = packed.identities().len();
-    Ok((Arc::new(packed), identities))
+    Ok(packed)
 }
 
 impl Goal for Identify {

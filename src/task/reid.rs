@@ -70,8 +70,8 @@ impl Part {
         Part { images: Arc::new(Dataset::part(images.clone(), indices)), ids, cameras }
     }
 
-    fn with<'a>(&'a self, features: &'a Tensor) -> retrieval::ImageFeatures<'a> {
-        retrieval::ImageFeatures { features, ids: &self.ids, cameras: &self.cameras }
+    fn with<'a>(&'a self, name: &'a str, features: &'a Tensor) -> retrieval::ImageFeatures<'a> {
+        retrieval::ImageFeatures { name, features, ids: &self.ids, cameras: &self.cameras }
     }
 }
 
@@ -106,8 +106,9 @@ impl Goal for Retrieve {
             let candidates = same_id.logical_and(&same_camera).logical_not();
             return calibrated_log_likelihood(&chosen.matmul(&features.tr()), &right, &candidates);
         }
-        let query = retrieval::ImageFeatures { features: &chosen, ids: &ids, cameras: &cameras };
-        let (gallery, threads) = (self.validation.with(&features), training.config.run.threads);
+        let query =
+            retrieval::ImageFeatures { name: "validation queries", features: &chosen, ids: &ids, cameras: &cameras };
+        let (gallery, threads) = (self.validation.with("validation images", &features), training.config.run.threads);
         Ok(retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, threads)?.map_trapezoid)
     }
 
@@ -115,7 +116,7 @@ impl Goal for Retrieve {
     fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
         let query = normalise_rows(&training.embed(&self.query.images, true)?, 0)?;
         let gallery = normalise_rows(&training.embed(&self.gallery.images, true)?, 0)?;
-        let (query, gallery) = (self.query.with(&query), self.gallery.with(&gallery));
+        let (query, gallery) = (self.query.with("query", &query), self.gallery.with("gallery", &gallery));
         let found = retrieve(&Comm::single(), &query, &gallery, Metric::Cosine, None, training.config.run.threads)?;
         let rank = |rank: usize| found.cmc.get(rank - 1).map(|&rate| (format!("rank{rank}"), rate));
         let means = [("map", found.map), ("map_trapezoid", found.map_trapezoid), ("minp", found.minp)]

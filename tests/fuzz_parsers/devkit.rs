@@ -69,16 +69,3 @@ fn list_names() {
         true
     });
 }
-
-#[test]
-fn noise_lists() {
-    let valid = vec("#? ?([0-9]{1,2}\t)?[a-c/]{0,4}[a-cé]?\r?", 0..6).prop_map(|lines| lines.join("\n").into_bytes());
-    fuzz("noise lists", bytes(valid), |bytes| {
-        let Ok(noises) = devkit::parse_noise_list(&bytes) else { return false };
-        for name in &noises {
-            assert!(!name.is_empty() && name.trim() == name && !name.contains(['\n', '\t']));
-            assert!(devkit::is_noise(&noises, name));
-        }
-        true
-    });
-}

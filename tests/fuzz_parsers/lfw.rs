@@ -1,12 +1,14 @@
-use amlfs::eval::pairs::lfw::{self, parse_bin, parse_pairs};
+use amlfs::eval::pairs::lfw::{self, parse_bin};
+use amlfs::eval::pairs::pair_list::parse_pairs;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{apply, bytes, damage, fuzz};
 
-/// As Python writes it; `form` 0 to 5 are the protocols with bytes by Python 3, 6 to 8 str by Python 2.
+/// As Python writes it; `form` 0 to 5 are the protocols with bytes by Python 3, 6 to 8 str by Python 2, 9 and 10 that read as
+/// latin1 and written by Python 3 with protocols 2 and 4.
 fn pickle(images: &[Vec<u8>], same: &[bool], form: usize) -> Vec<u8> {
-    let protocol = if form > 5 { form - 6 } else { form };
+    let protocol = [0, 1, 2, 3, 4, 5, 0, 1, 2, 2, 4][form];
     let (text, mut memo, mut encode) = (protocol == 0, 0, None);
     let mut bytes = if protocol > 1 { vec![0x80, protocol as u8] } else { Vec::new() };
     let mut put = |bytes: &mut Vec<u8>| {
@@ -35,6 +37,12 @@ fn pickle(images: &[Vec<u8>], same: &[bool], form: usize) -> Vec<u8> {
                     _ => format!("\\x{byte:02x}").into_bytes(),
                 };
                 bytes.extend([&b"S'"[..], &image.iter().flat_map(escape).collect::<Vec<u8>>(), b"'\n"].concat());
+            }
+            (9.., _) => {
+                let latin: String = image.iter().map(|&byte| byte as char).collect();
+                bytes.push(b'X');
+                bytes.extend((latin.len() as u32).to_le_bytes());
+                bytes.extend(latin.bytes());
             }
             (3.., _) => {
                 bytes.extend([if form > 5 { b'U' } else { b'C' }, image.len() as u8]);
@@ -109,7 +117,7 @@ fn pickled_pairs() {
     let image = prop_oneof![vec(any::<u8>(), 1..20), "['\"\\\\\n]{1,4}".prop_map(String::into_bytes)];
     let pairs = vec(((image.clone(), image), any::<bool>()), 1..5);
     let arbitrary = prop_oneof![1 => vec(any::<u8>(), 0..100).prop_map(Some), 4 => Just(None)];
-    fuzz("lfw.bin", (pairs, 0..9_usize, vec(damage(), 0..4), arbitrary), |(pairs, form, damages, arbitrary)| {
+    fuzz("lfw.bin", (pairs, 0..11_usize, vec(damage(), 0..4), arbitrary), |(pairs, form, damages, arbitrary)| {
         let (images, same): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let images: Vec<Vec<u8>> = images.into_iter().flat_map(|(one, other)| [one, other]).collect();
         let pristine = damages.is_empty() && arbitrary.is_none();
@@ -167,13 +175,28 @@ fn pair_lists() {
         }
         text.into_bytes()
     });
-    fuzz("pairs.txt", bytes(valid), |bytes| {
+    let path = "[a-c/. ]{1,4}";
+    let separator = prop_oneof![Just(","), Just("\t"), Just(" ")];
+    let paths = (vec((path, path, prop_oneof!["[01]", "-1", "True", "[a-z]{0,2}"]), 0..4), separator, any::<bool>())
+        .prop_map(|(rows, separator, in_two)| {
+            let line = |(first, second, label): (String, String, String)| match in_two {
+                true => format!("{first}{separator}{label}\n{second}{separator}{label}\r\n"),
+                false => format!("{first}{separator}{second}{separator}{label}\n"),
+            };
+            let mark = if rows.len() % 2 == 0 { "\u{feff}" } else { "" };
+            (mark.to_owned() + &rows.into_iter().map(line).collect::<String>()).into_bytes()
+        });
+    fuzz("pairs.txt", bytes(prop_oneof![valid, paths]), |bytes| {
         let Ok((folds, entries)) = parse_pairs(&bytes) else { return false };
-        assert!(!entries.is_empty() && entries.len() % (2 * folds.max(1)) == 0);
-        assert_eq!(entries.iter().filter(|entry| entry.same()).count() * 2, entries.len());
+        assert!(!entries.is_empty());
+        if folds > 0 {
+            assert_eq!(entries.len() % (2 * folds), 0);
+            assert_eq!(entries.iter().filter(|entry| entry.same).count() * 2, entries.len());
+        }
+        assert!(entries.is_sorted_by(|a, b| a.line < b.line));
         for entry in entries {
             assert!(entry.images[0] != entry.images[1]);
-            assert!(entry.images.iter().all(|(name, number)| *number > 0 && !name.contains('/') && *name != ".."));
+            assert!(entry.images.iter().all(|name| !name.is_empty() && !name.contains(['\n', '\\'])));
         }
         true
     });

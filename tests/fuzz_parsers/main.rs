@@ -3,6 +3,7 @@
 
 mod devkit;
 mod lfw;
+mod name_list;
 mod npy;
 mod recordio;
 

@@ -1,20 +1,20 @@
-//! MegaFace: where probes and distractors come from, and how the figures are shown.
+//! MegaFace: the measurement, and how its figures are shown.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::json;
 use tch::Tensor;
 
+use super::megaface_inputs::{Inputs, Items, Set};
 use super::on_all_ranks;
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
-use crate::data::{Embeddings, Encoded, EncodedImages};
-use crate::embedding::{Embedder, FeatureSource, StoredRun, read_shared};
+use crate::data::NameList;
+use crate::embedding::{Embedder, StoredRun, read_shared};
 use crate::error::{Error, Result};
-use crate::eval::megaface::devkit::{self, Cmc, DistractorList, ProbeList};
-use crate::eval::megaface::{FAR, Measurement, Rates, identify, refine_probes};
+use crate::eval::megaface::devkit::{self, Cmc};
+use crate::eval::megaface::{Block, FAR, Measurement, Rates, identify, refine_probes};
 use crate::terminal;
 
 /// Our name in the devkit's files.
@@ -25,39 +25,9 @@ pub fn run(arguments: &MegafaceArguments) -> Result<()> {
     on_all_ranks(model, &arguments.machine, |comm, threads, run| measure(arguments, comm, threads, run))
 }
 
-/// The images of one side of the protocol: their names where they lie in a directory.
-enum Items {
-    Paths(Vec<String>),
-    File(Embeddings),
-}
-
-impl Items {
-    fn count(&self) -> usize {
-        match self {
-            Items::Paths(paths) => paths.len(),
-            Items::File(embeddings) => embeddings.count(),
-        }
-    }
-
-    fn names(&self) -> Result<Vec<String>> {
-        match self {
-            Items::Paths(paths) => Ok(paths.clone()),
-            Items::File(embeddings) => embeddings.names(),
-        }
-    }
-}
-
-/// A distractor set of the results.
-struct Set {
-    size: usize,
-    number: usize,
-    /// Which of the distractors are in it.
-    members: Vec<bool>,
-}
-
 fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Option<StoredRun>) -> Result<()> {
-    let prepared = comm.agree(prepare(arguments, run))?;
-    let Prepared { mut embedder, probes, labels, distractors, sets } = prepared;
+    let Inputs { probes, labels, distractors, sets, mut skipped } = Inputs::open(arguments, comm, threads)?;
+    let mut embedder = comm.agree(run.map(Embedder::faces).transpose())?;
     if comm.is_root() {
         let identities = labels.iter().collect::<HashSet<_>>().len();
         log::info!(
@@ -67,19 +37,24 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Opti
             comm.size()
         );
     }
+    let algorithm = algorithm(arguments, &distractors);
 
     // a million names are read only where they are wanted
-    let noisy = comm.agree(noise(&arguments.facescrub_noises, &probes))?;
-    let noise = comm.agree(noise(&arguments.megaface_noises, &distractors))?;
-    let names = |items: &Items| if arguments.write_features.is_some() { items.names() } else { Ok(Vec::new()) };
+    let noisy = comm.agree(noise(&arguments.facescrub_noises, &probes, "probes", comm))?;
+    let noise = comm.agree(noise(&arguments.megaface_noises, &distractors, "distractors", comm))?;
+    let wanted = |items: &Items| arguments.write_features.is_some() || matches!(items, Items::Files(..));
+    let names = |items: &Items| if wanted(items) { items.names() } else { Ok(Vec::new()) };
     let (probe_names, distractor_names) = (comm.agree(names(&probes))?, comm.agree(names(&distractors))?);
     let written = |side: &str, names: &[String], first: usize, rows: &Tensor| match &arguments.write_features {
         Some(root) => write_features(&root.join(side), &names[first..], rows),
         None => Ok(()),
     };
-    let mut source = source(arguments, &arguments.facescrub, probes, embedder.as_mut(), threads);
+    let mut source = probes.source(&arguments.features, embedder.as_mut(), threads, None);
     let probe_features = read_shared(comm, source.count(), |range| {
         let rows = source.read(range.clone())?;
+        if let Some(why) = source.broken().values().next() {
+            return Err(Error::failed(why));
+        }
         written("facescrub", &probe_names, range.start, &rows)?;
         Ok(rows)
     })?;
@@ -96,127 +71,54 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Opti
     }
     let bar = terminal::bar(distractors.count() as u64, 0);
     bar.set_message("distractors");
-    let mut source = self::source(arguments, &arguments.megaface, distractors, embedder.as_mut(), threads);
+    let dimensions = probe_features.size()[1];
+    let mut source = distractors.source(&arguments.features, embedder.as_mut(), threads, Some(dimensions as usize));
     let rates = identify(comm, &labels, &mut measurements, source.count(), |range| {
         let rows = source.read(range.clone())?;
-        written("megaface", &distractor_names, range.start, &rows)?;
+        skipped.stop_early(source.broken())?;
+        if rows.size()[1] != dimensions {
+            let (probes, distractors) = (arguments.facescrub.display(), arguments.megaface.display());
+            return Err(Error::failed(format!(
+                "{probes} has {dimensions} features for each image, {distractors} has {}: they are not of one network",
+                rows.size()[1]
+            )));
+        }
+        let broken: Vec<usize> =
+            source.broken().range(range.clone()).map(|(&number, _)| number - range.start).collect();
+        if broken.is_empty() {
+            written("megaface", &distractor_names, range.start, &rows)?;
+        } else {
+            for row in (0..range.len()).filter(|row| !broken.contains(row)) {
+                written("megaface", &distractor_names, range.start + row, &rows.narrow(0, row as i64, 1))?;
+            }
+        }
         bar.inc((range.len() * comm.size()) as u64);
-        Ok(rows)
+        Ok(Block { features: rows.to_device(probe_features.device()), broken })
     })?;
     bar.finish_and_clear();
+    skipped.add(comm, &distractor_names, source.broken())?;
     if comm.is_root() {
-        report(arguments, &sets, &rates[0], rates.get(1).map_or(&[], Vec::as_slice))?;
+        let twins = rates[0].iter().map(|rates| rates.twins).max().unwrap_or(0);
+        if twins > 0 {
+            log::warn!(
+                "{twins} of {} probes have a distractor with the same feature: are they distractors as well, or has the network \
+                 collapsed, so that all images have nearly one embedding?",
+                labels.len()
+            );
+        }
+        report(arguments, &algorithm, &sets, &rates[0], rates.get(1).map_or(&[], Vec::as_slice))?;
     }
     Ok(())
 }
 
-/// What can be known before anything is computed.
-struct Prepared {
-    embedder: Option<Embedder>,
-    probes: Items,
-    /// Equal for images of one identity.
-    labels: Vec<i64>,
-    distractors: Items,
-    sets: Vec<Set>,
-}
-
-fn prepare(arguments: &MegafaceArguments, run: Option<StoredRun>) -> Result<Prepared> {
-    let file = |path: &Path| path.extension().is_some_and(|extension| extension == "h5");
-    let (probes, ids) = match (&arguments.facescrub_list, file(&arguments.facescrub)) {
-        (Some(list), false) => {
-            let list = ProbeList::read(list)?;
-            (Items::Paths(list.paths), list.ids)
+/// Who made the features, for the devkit's files: the devkit's ALGO, or the name of another program's file.
+fn algorithm(arguments: &MegafaceArguments, distractors: &Items) -> String {
+    match (&arguments.features, distractors) {
+        (Some(algorithm), _) => algorithm.clone(),
+        (None, Items::Plain(features)) => {
+            features.path().file_stem().map_or(ALGORITHM.into(), |stem| stem.to_string_lossy().into_owned())
         }
-        (None, true) => {
-            let embeddings = Embeddings::open(&arguments.facescrub)?;
-            let ids = embeddings.labels().iter().map(u32::to_string).collect();
-            (Items::File(embeddings), ids)
-        }
-        _ => return Err(Error::config("--facescrub: a directory with --facescrub-list, or a .h5 file without")),
-    };
-    let (distractors, sets) = match (&arguments.megaface_list[..], file(&arguments.megaface)) {
-        ([], true) => {
-            let embeddings = Embeddings::open(&arguments.megaface)?;
-            let sets = prefixes(embeddings.count(), 1);
-            (Items::File(embeddings), sets)
-        }
-        ([list], false) => {
-            let number = list_name(list).map_or(1, |(_, number)| number);
-            let paths = DistractorList::read(list)?.paths;
-            let sets = prefixes(paths.len(), number);
-            (Items::Paths(paths), sets)
-        }
-        ([_, ..], false) => several_lists(&arguments.megaface_list)?,
-        _ => return Err(Error::config("--megaface: a directory with --megaface-list, or a .h5 file without")),
-    };
-    let mut numbers = HashMap::new();
-    let labels = ids
-        .into_iter()
-        .map(|id| {
-            let next = numbers.len() as i64;
-            *numbers.entry(id).or_insert(next)
-        })
-        .collect();
-    let from_images = matches!((&probes, &distractors), (Items::Paths(_), _) | (_, Items::Paths(_)));
-    if from_images && arguments.model.is_none() && arguments.features.is_none() {
-        return Err(Error::config("directories need --model FILE to embed their images, or --features ALGO"));
-    }
-    let embedder = run.map(Embedder::faces).transpose()?;
-    Ok(Prepared { embedder, probes, labels, distractors, sets })
-}
-
-fn list_name(list: &Path) -> Option<(usize, usize)> {
-    devkit::size_and_set(list.file_name()?.to_str()?)
-}
-
-/// The first 10, 100, ... of `count`, and all of them.
-fn prefixes(count: usize, number: usize) -> Vec<Set> {
-    let powers = (1..).map(|power| 10usize.pow(power)).take_while(|&size| size < count);
-    let set = |size: usize| Set { size, number, members: (0..count).map(|i| i < size).collect() };
-    powers.chain([count]).map(set).collect()
-}
-
-/// The distractors of all lists, each once, the longest list's first.
-fn several_lists(lists: &[PathBuf]) -> Result<(Items, Vec<Set>)> {
-    let mut lists: Vec<(&PathBuf, Vec<String>)> =
-        lists.iter().map(|list| Ok((list, DistractorList::read(list)?.paths))).collect::<Result<_>>()?;
-    lists.sort_by_key(|(_, paths)| std::cmp::Reverse(paths.len()));
-    let (mut all, mut numbers) = (Vec::new(), HashMap::new());
-    for path in lists.iter().flat_map(|(_, paths)| paths) {
-        numbers.entry(path.clone()).or_insert_with(|| {
-            all.push(path.clone());
-            all.len() - 1
-        });
-    }
-    let sets = lists.iter().rev().map(|(list, paths)| {
-        let mut members = vec![false; all.len()];
-        paths.iter().for_each(|path| members[numbers[path]] = true);
-        let number = list_name(list).map_or(1, |(_, number)| number);
-        Set { size: paths.len(), number, members }
-    });
-    let sets = sets.collect();
-    Ok((Items::Paths(all), sets))
-}
-
-fn source<'a>(
-    arguments: &MegafaceArguments,
-    root: &Path,
-    items: Items,
-    embedder: Option<&'a mut Embedder>,
-    threads: usize,
-) -> FeatureSource<'a> {
-    match (items, &arguments.features, embedder) {
-        (Items::File(embeddings), _, _) => FeatureSource::File(embeddings),
-        (Items::Paths(paths), Some(algorithm), _) => {
-            let path = |image: String| root.join(devkit::feature_file_name(&image, algorithm));
-            FeatureSource::Devkit(paths.into_iter().map(path).collect(), threads)
-        }
-        (Items::Paths(paths), None, Some(embedder)) => {
-            let images = paths.into_iter().map(|path| Encoded::File(root.join(path))).collect();
-            let size = embedder.size;
-            FeatureSource::Images(embedder, Arc::new(EncodedImages { images, size }))
-        }
-        (Items::Paths(_), None, None) => unreachable!("checked in prepare"),
+        _ => ALGORITHM.to_owned(),
     }
 }
 
@@ -227,16 +129,26 @@ fn write_features(root: &Path, names: &[String], rows: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Whether each image is in the noise list; none is where there is no list.
-fn noise(list: &Option<PathBuf>, items: &Items) -> Result<Vec<bool>> {
+/// Whether each image is in the noise list; none is where there is no list. Error: the list names none.
+fn noise(list: &Option<PathBuf>, items: &Items, what: &str, comm: &Comm) -> Result<Vec<bool>> {
     let Some(list) = list else { return Ok(vec![false; items.count()]) };
-    let noises = devkit::read_noise_list(list)?;
-    Ok(items.names()?.iter().map(|name| devkit::is_noise(&noises, name)).collect())
+    let list = NameList::read(list)?;
+    let members = list.members(&items.names()?, what)?;
+    if comm.is_root() {
+        list.report(&members);
+    }
+    Ok(members.are)
 }
 
-fn report(arguments: &MegafaceArguments, sets: &[Set], raw: &[Rates], refined: &[Rates]) -> Result<()> {
+fn report(
+    arguments: &MegafaceArguments,
+    algorithm: &str,
+    sets: &[Set],
+    raw: &[Rates],
+    refined: &[Rates],
+) -> Result<()> {
     if let Some(directory) = &arguments.out {
-        for (rates, algorithm) in [(raw, ALGORITHM.to_owned()), (refined, format!("{ALGORITHM}_refined"))] {
+        for (rates, algorithm) in [(raw, algorithm.to_owned()), (refined, format!("{algorithm}_refined"))] {
             for (set, rates) in sets.iter().zip(rates) {
                 let name = devkit::cmc_file_name("facescrub", "megaface", &algorithm, set.size, set.number);
                 let roc = Some((vec![FAR], vec![rates.verification]));

@@ -2,12 +2,14 @@
 
 mod lfw;
 mod megaface;
+mod megaface_inputs;
 mod reid;
 
 use std::path::Path;
 
 use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
 use crate::comm::Comm;
+use crate::config::{DataKind, DeviceKind};
 use crate::device;
 use crate::embedding::StoredRun;
 use crate::error::{Error, Result};
@@ -36,6 +38,10 @@ fn on_all_ranks(
     machine: &MachineArguments,
     work: impl FnOnce(&Comm, usize, Option<StoredRun>) -> Result<()>,
 ) -> Result<()> {
+    if model.is_none() && (machine.device == Some(DeviceKind::Cuda) || machine.devices_per_rank.is_some()) {
+        let why = "only a checkpoint's network (--model) computes there; features from files are compared on the CPU";
+        return Err(Error::config(format!("--device cuda and --devices-per-rank: {why}")));
+    }
     // before MPI_Init because of the devices; what is wrong with it the ranks tell each other after
     let run = model.map(|path| StoredRun::open(path, |config| machine.adjust(&mut config.run))).transpose();
     super::on_all_ranks(|comm| {
@@ -57,6 +63,17 @@ fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
         typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test.take());
         arguments.machine.adjust(&mut typed.run);
     })?;
+    let ignored = match run.kind() {
+        DataKind::Faces => None,
+        kind if arguments.test.is_some() => {
+            Some(("--test", kind, "has its own test set; only runs on faces take another file"))
+        }
+        DataKind::Glyphs if arguments.data.is_some() => Some(("--data", DataKind::Glyphs, "makes its data itself")),
+        _ => None,
+    };
+    if let Some((option, kind, why)) = ignored {
+        return Err(Error::config(format!("{option}: {} is a run on {kind:?}, which {why}", file.display())));
+    }
     let mut task = task::open(&run.config, &run.devices)?;
     task.load(&run.state(task.specs())?);
     let metrics = task.test()?;

@@ -1,5 +1,6 @@
 //! Person re-identification: where features come from, and how the figures are shown.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -28,8 +29,11 @@ fn measure(arguments: &ReidArguments, comm: &Comm, threads: usize, run: Option<S
         let (queries, gallery) = (query.ids.len(), gallery.ids.len());
         log::info!("{queries} queries, {gallery} gallery images, {} rank(s), {threads} thread(s) each", comm.size());
     }
+    let name =
+        |file: &Option<PathBuf>, of_data: &str| file.as_ref().map_or(of_data.into(), |file| file.display().to_string());
+    let names = [name(&arguments.query, "query"), name(&arguments.gallery, "gallery")];
     let figures = |reranking| {
-        let (query, gallery) = (images(&query), images(&gallery));
+        let (query, gallery) = (images(&names[0], &query), images(&names[1], &gallery));
         retrieve(comm, &query, &gallery, arguments.metric, reranking, threads)
     };
     let ReidArguments { k1, k2, lambda, .. } = *arguments;
@@ -42,8 +46,8 @@ fn measure(arguments: &ReidArguments, comm: &Comm, threads: usize, run: Option<S
     Ok(())
 }
 
-fn images(features: &LabelledFeatures) -> retrieval::ImageFeatures<'_> {
-    retrieval::ImageFeatures { features: &features.features, ids: &features.ids, cameras: &features.cameras }
+fn images<'a>(name: &'a str, features: &'a LabelledFeatures) -> retrieval::ImageFeatures<'a> {
+    retrieval::ImageFeatures { name, features: &features.features, ids: &features.ids, cameras: &features.cameras }
 }
 
 /// Query and gallery of a packed file, embedded by a checkpoint's network with their mirror images, each rank a share.

@@ -223,6 +223,11 @@ impl Packed {
         names().map_err(|Cause(text)| Error::file(&self.path, text))
     }
 
+    /// [N]: CRC-32 and length of each image's bytes; equal for equal images.
+    pub fn fingerprints(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.crc32.iter().zip(self.offsets.windows(2)).map(|(&crc32, ends)| (crc32, ends[1] - ends[0]))
+    }
+
     /// Image `index` as it is stored: raw pixels or an image file.
     ///
     /// Errors: damaged (names file and image).

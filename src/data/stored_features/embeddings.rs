@@ -58,6 +58,11 @@ impl Embeddings {
         Ok(Embeddings { path: path.to_owned(), matrix, dimensions, crc32, labels })
     }
 
+    /// Whether the file ends as ours do.
+    pub fn are_in(path: &Path) -> bool {
+        File::open(path).is_ok_and(|file| trailer::is_there(&file))
+    }
+
     pub fn count(&self) -> usize {
         self.labels.len()
     }

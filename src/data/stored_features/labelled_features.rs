@@ -1,14 +1,10 @@
-//! Features of a re-ID query set or gallery, as other programs write them: HDF5 or NumPy files (docs/format.md).
+//! Features of a re-ID query set or gallery, as other programs write them.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
-use hdf5::H5Type;
-use hdf5::types::TypeDescriptor;
 use tch::Tensor;
 
-use super::npy::{self, Array};
+use super::feature_file::{FEATURES, FeatureFile};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, describe, write_column};
@@ -23,42 +19,19 @@ pub struct LabelledFeatures {
 }
 
 impl LabelledFeatures {
-    /// `path`.h5 has data sets `features`, `ids` and `cameras`; X.npy has the features, X.ids.npy and X.cameras.npy the rest.
+    /// `features`, `ids` and `cameras` of a `FeatureFile`.
     ///
-    /// Errors: a file or data set that is missing or of another kind or shape; lengths that differ; a feature that is not
-    /// finite, with its row.
+    /// Errors: those of `read_features`; ids or cameras that are missing, of another kind or of another number.
     pub fn read(path: &Path) -> Result<LabelledFeatures> {
-        let (features, ids, cameras) = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("h5" | "hdf5") => read_hdf5(path).map_err(|Cause(why)| Error::file(path, why))?,
-            Some("npy") => {
-                let beside = |name: &str| path.with_extension(format!("{name}.npy"));
-                let integers = |name: &str| read_npy(&beside(name), npy::read_integers);
-                (read_npy(path, npy::read_floats)?, integers("ids")?, integers("cameras")?)
-            }
-            _ => return Err(Error::config(format!("{}: features must be in a file *.h5 or *.npy", path.display()))),
-        };
-        let [rows, dimensions] = features.shape[..] else {
-            return Err(Error::file(path, format!("features of shape {:?} instead of [N, D]", features.shape)));
-        };
-        if ids.shape != [rows] || cameras.shape != [rows] {
-            let why = format!("{rows} features, but ids of shape {:?} and cameras of {:?}", ids.shape, cameras.shape);
+        let mut file = FeatureFile::open(path)?;
+        let features = read_features(&mut file, path)?;
+        let rows = features.size()[0] as usize;
+        let (ids, cameras) = (file.column("ids", rows)?, file.column("cameras", rows)?);
+        if let Some(row) = ids.iter().position(|&id| id < -1) {
+            let why = format!("row {row} has the id {}; -1 is junk, others are 0 or more", ids[row]);
             return Err(Error::file(path, why));
         }
-        if rows == 0 || dimensions == 0 {
-            return Err(Error::file(path, format!("features of shape [{rows}, {dimensions}]: there are none")));
-        }
-        if let Some(index) = features.values.iter().position(|value| !value.is_finite()) {
-            let (row, value) = (index / dimensions, features.values[index]);
-            return Err(Error::file(path, format!("row {row} has a feature that is {value}")));
-        }
-        if let Some(row) = ids.values.iter().position(|&id| id < -1) {
-            return Err(Error::file(
-                path,
-                format!("row {row} has the id {}; -1 is junk, others are 0 or more", ids.values[row]),
-            ));
-        }
-        let features = Tensor::from_slice(&features.values).view([rows as i64, dimensions as i64]);
-        Ok(LabelledFeatures { features, ids: ids.values, cameras: cameras.values })
+        Ok(LabelledFeatures { features, ids, cameras })
     }
 
     /// The HDF5 form that `read` reads.
@@ -84,44 +57,30 @@ impl LabelledFeatures {
     }
 }
 
-type Arrays = (Array<f32>, Array<i64>, Array<i64>);
-
-fn read_hdf5(path: &Path) -> Outcome<Arrays> {
-    File::open(path)?; // says better what is wrong with a path
-    let file = hdf5_file::open(path)?;
-    let is_float = |kind: &TypeDescriptor| matches!(kind, TypeDescriptor::Float(_));
-    let is_integer = |kind: &TypeDescriptor| matches!(kind, TypeDescriptor::Integer(_) | TypeDescriptor::Unsigned(_));
-    let integers = |name| array(&file, name, is_integer, "whole numbers");
-    Ok((array(&file, "features", is_float, "floating-point numbers")?, integers("ids")?, integers("cameras")?))
-}
-
-/// HDF5 converts numbers of all sizes to T; the kind must be right, or it would also round.
-fn array<T: H5Type>(
-    file: &hdf5::File,
-    name: &str,
-    is_right: impl Fn(&TypeDescriptor) -> bool,
-    kind: &str,
-) -> Outcome<Array<T>> {
-    let wanted = "wanted are features [N, D], ids [N] and cameras [N]";
-    let dataset = file.dataset(name).map_err(|_| format!("it has no data set {name}; {wanted}"))?;
-    let found = dataset.dtype()?.to_descriptor()?;
-    if !is_right(&found) {
-        return Err(format!("data set {name} has {found}; wanted are {kind}").into());
+/// The features [N, D] f32 of a file at `path`. Errors: no such array, or of another kind or shape; none; a feature that is
+/// not finite, with its row.
+pub fn read_features(file: &mut FeatureFile, path: &Path) -> Result<Tensor> {
+    let features = file.floats(FEATURES)?;
+    let [rows, dimensions] = features.shape[..] else {
+        return Err(Error::file(path, format!("features of shape {:?} instead of [N, D]", features.shape)));
+    };
+    if rows == 0 || dimensions == 0 {
+        return Err(Error::file(path, format!("features of shape [{rows}, {dimensions}]: there are none")));
     }
-    Ok(Array { shape: dataset.shape(), values: dataset.read_raw()? })
-}
-
-fn read_npy<T>(
-    path: &Path,
-    read: impl FnOnce(BufReader<File>) -> std::result::Result<Array<T>, String>,
-) -> Result<Array<T>> {
-    let file = File::open(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-    read(BufReader::new(file)).map_err(|why| Error::file(path, why))
+    if let Some(index) = features.values.iter().position(|value| !value.is_finite()) {
+        let (row, value) = (index / dimensions, features.values[index]);
+        return Err(Error::file(path, format!("row {row} has a feature that is {value}")));
+    }
+    Ok(Tensor::from_slice(&features.values).view([rows as i64, dimensions as i64]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
+    use hdf5::H5Type;
+    use npyz::npz::NpzWriter;
+    use npyz::{Order, WriterBuilder};
 
     const FEATURES: [f64; 6] = [1.0, 2.0, 3.0, -4.0, 5.5, 6.0];
 
@@ -163,7 +122,11 @@ mod tests {
             LabelledFeatures::read(&path).err().unwrap().to_string()
         };
         let without = error(&|file| data_set(file, "features", &[3, 2], &FEATURES));
-        assert!(without.ends_with("no data set ids; wanted are features [N, D], ids [N] and cameras [N]"), "{without}");
+        assert!(
+            without
+                .ends_with("no data set ids, but features; wanted are features [N, D], ids [N], for re-ID cameras [N]"),
+            "{without}"
+        );
         let flat = error(&|file| {
             data_set(file, "features", &[6], &FEATURES);
             data_set(file, "ids", &[6], &[1; 6]);
@@ -175,5 +138,84 @@ mod tests {
             data_set(file, "ids", &[3], &[1.5, 2.0, 3.0]);
         });
         assert!(fractions.ends_with("data set ids has float64; wanted are whole numbers"), "{fractions}");
+    }
+    #[test]
+    fn half_precision_columns_of_one_and_every_whole_type_are_read_from_hdf5_and_npz() {
+        let directory = tempfile::tempdir().unwrap();
+        let same = |found: LabelledFeatures| {
+            let features = Vec::<f64>::try_from(found.features.view(-1)).unwrap();
+            assert_eq!((&features[..], found.features.size()), (&FEATURES[..], vec![3, 2]));
+            assert_eq!((&found.ids[..], &found.cameras[..]), (&[0, 1, 7][..], &[1, 2, 255][..]));
+        };
+        let path = directory.path().join("query.h5");
+        foreign(&path, |file| {
+            data_set(file, "features", &[3, 2], &FEATURES.map(f16::from_f64));
+            data_set(file, "ids", &[3, 1], &[0u64, 1, 7]);
+            data_set(file, "cameras", &[1, 3], &[1u16, 2, 255]);
+        });
+        same(LabelledFeatures::read(&path).unwrap());
+
+        let columns: Vec<f16> = [1.0, 3.0, 5.5, 2.0, -4.0, 6.0].map(f16::from_f64).into();
+        let path = directory.path().join("query.npz");
+        let mut archive = NpzWriter::create(&path).unwrap();
+        let options = |compressed: bool| {
+            let method = if compressed { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+            zip::write::FileOptions::default().compression_method(method)
+        };
+        let writer = archive.array("features", options(true)).unwrap().default_dtype().shape(&[3, 2]);
+        let mut writer = writer.order(Order::Fortran).begin_nd().unwrap();
+        writer.extend(columns).unwrap();
+        writer.finish().unwrap();
+        let mut writer =
+            archive.array("ids", options(false)).unwrap().default_dtype().shape(&[3, 1]).begin_nd().unwrap();
+        writer.extend([0u32, 1, 7]).unwrap();
+        writer.finish().unwrap();
+        let mut writer =
+            archive.array("cameras", options(true)).unwrap().default_dtype().shape(&[3]).begin_nd().unwrap();
+        writer.extend([1i16, 2, 255]).unwrap();
+        writer.finish().unwrap();
+        drop(archive);
+        same(LabelledFeatures::read(&path).unwrap());
+    }
+
+    #[test]
+    fn what_can_not_be_read_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = |name: &str, write: &dyn Fn(&Path)| {
+            let path = directory.path().join(name);
+            write(&path);
+            LabelledFeatures::read(&path).err().unwrap().to_string()
+        };
+        let matlab = error("market.mat", &|_| {});
+        assert!(matlab.contains("market.mat: a Matlab file; this makes a .npz of it: python3 -c"), "{matlab}");
+        let csv = error("market.csv", &|_| {});
+        assert!(csv.ends_with("market.csv: features must be in a file *.h5, *.npy or *.npz"), "{csv}");
+        let text = error("text.npz", &|path| std::fs::write(path, "text").unwrap());
+        assert!(text.contains("text.npz: not a .npz file: "), "{text}");
+        let large = error("large.h5", &|path| {
+            foreign(path, |file| {
+                data_set(file, "features", &[3, 2], &FEATURES);
+                data_set(file, "ids", &[2], &[1u64, 2]);
+            });
+        });
+        assert!(large.ends_with("large.h5: 3 features, but ids of shape [2]"), "{large}");
+    }
+    #[test]
+    fn a_filter_that_the_library_has_not_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("query.h5");
+        foreign(&path, |file| {
+            let dataset = file.new_dataset::<f64>().shape([3, 2]).chunk([3, 2]).deflate(4).create("features").unwrap();
+            dataset.write_raw(&FEATURES).unwrap();
+        });
+        // of gzip (1) becomes an unknown filter's number, which stands 8 bytes before its name
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(8).position(|window| window == b"deflate\0").unwrap();
+        assert_eq!(bytes[at - 8..at - 6], [1, 0]);
+        bytes[at - 8..at - 6].copy_from_slice(&32_123u16.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = LabelledFeatures::read(&path).err().unwrap().to_string();
+        assert!(error.contains("query.h5: data set features is compressed with [User(32123"), "{error}");
+        assert!(error.contains("write it again without compression, or with gzip"), "{error}");
     }
 }

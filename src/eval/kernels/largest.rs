@@ -35,6 +35,11 @@ impl Largest {
         }
     }
 
+    /// -inf if there is none.
+    pub fn first(&self) -> f32 {
+        self.values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
     /// [capacity], descending, then -inf.
     pub fn sorted(&self) -> Vec<f32> {
         let mut sorted = self.values.clone();

@@ -1,4 +1,4 @@
-//! Files of the MegaFace devkit: features (OpenCV Mat dumps), template lists, noise lists and the CMC it reports.
+//! Files of the MegaFace devkit: features (OpenCV Mat dumps), template lists and the CMC it reports.
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -95,8 +95,8 @@ pub struct DistractorList {
 impl DistractorList {
     /// JSON {"path": [...]}. Errors: not that, an empty list, a path that is empty, twice there, absolute or with '..'.
     pub fn parse(json: &[u8]) -> Parsed<DistractorList> {
-        let list: DistractorList = object(json)?;
-        check_paths(&list.paths)?;
+        let mut list: DistractorList = object(json)?;
+        check_paths(&mut list.paths)?;
         Ok(list)
     }
 
@@ -142,11 +142,11 @@ impl ProbeList {
             Text(String),
             Number(serde_json::Number),
         }
-        let raw: Raw = object(json)?;
+        let mut raw: Raw = object(json)?;
         if raw.path.len() != raw.id.len() {
             return Err(format!("{} paths but {} ids", raw.path.len(), raw.id.len()));
         }
-        check_paths(&raw.path)?;
+        check_paths(&mut raw.path)?;
         let text = |id| match id {
             Id::Text(text) => text,
             Id::Number(number) => number.to_string(),
@@ -160,6 +160,7 @@ impl ProbeList {
 }
 
 fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Parsed<T> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     // serde would take an array for the fields in order
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err("no JSON object".to_owned());
@@ -167,9 +168,15 @@ fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Parsed<T> {
     serde_json::from_slice(json).map_err(|why| why.to_string())
 }
 
-fn check_paths(paths: &[String]) -> Parsed<()> {
+/// Drops the `./` that some begin with.
+fn check_paths(paths: &mut [String]) -> Parsed<()> {
     if paths.is_empty() {
         return Err("an empty list".to_owned());
+    }
+    for path in paths.iter_mut() {
+        while let Some(rest) = path.strip_prefix("./") {
+            *path = rest.to_owned();
+        }
     }
     let mut seen = HashSet::with_capacity(paths.len());
     for (k, path) in paths.iter().enumerate() {
@@ -188,26 +195,6 @@ fn check_paths(paths: &[String]) -> Parsed<()> {
         return Err(format!("path {k} {path:?} {why}"));
     }
     Ok(())
-}
-
-/// File names or relative paths of mislabelled images, one per line; see [`is_noise`].
-pub fn read_noise_list(path: &Path) -> Result<HashSet<String>> {
-    parse_noise_list(&read(path)?).map_err(|why| Error::file(path, why))
-}
-
-/// Blank lines and those that start with '#' are left out; of a line with TABs the second column counts
-/// [insightface _evaluation_/megaface/remove_noises.py]. Errors: not UTF-8.
-pub fn parse_noise_list(bytes: &[u8]) -> Parsed<HashSet<String>> {
-    let text = std::str::from_utf8(bytes).map_err(|why| format!("not text: {why}"))?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let names = lines.map(|line| line.split('\t').nth(1).unwrap_or(line).trim());
-    Ok(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
-}
-
-/// Whether the list has the image's path or its last component: facescrub_noises.txt holds bare file names,
-/// megaface_noises.txt relative paths.
-pub fn is_noise(noises: &HashSet<String>, path: &str) -> bool {
-    noises.contains(path) || path.rsplit('/').next().is_some_and(|name| noises.contains(name))
 }
 
 /// What the devkit's FuseResults reports. Serialises as {"cmc": [[0, 1, ...], [values]], "roc": [[far], [tar]]}.

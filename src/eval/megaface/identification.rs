@@ -187,6 +187,11 @@ impl Identification {
         probes.flat_map(|probe| self.best(probe).sorted()).collect()
     }
 
+    /// How many probes have a score above this with a distractor.
+    pub fn probes_above(&self, score: f32) -> usize {
+        self.tiles.iter().flat_map(|tile| &tile.best).filter(|best| best.first() > score).count()
+    }
+
     /// The largest scores so far of all probes, descending, then -inf: [impostors].
     pub fn impostors(&self) -> Vec<f32> {
         self.impostors.sorted()

@@ -17,12 +17,25 @@ use identification::{DISTRACTORS_PER_BLOCK, Mates, RANKS, impostors_needed};
 
 /// The false-accept rate of MegaFace's verification figures.
 pub const FAR: f64 = 1e-6;
+/// The cosine of two features of one image, and more.
+const TWINS: f32 = 1.0 - 1e-6;
 /// Probes whose lists of largest scores are exchanged at once: bounds the memory of many ranks.
 const PROBES_PER_EXCHANGE: usize = 64;
 
-/// The members among `block`, the features [n, D] of the distractors `range`; `None`: there are none.
-fn members_of(members: &[bool], block: &Tensor, range: &Range<usize>) -> Option<Tensor> {
-    let chosen: Vec<i64> = (0..).zip(&members[range.clone()]).filter(|&(_, &member)| member).map(|(i, _)| i).collect();
+/// Features [n, D] of a range of distractors.
+pub struct Block {
+    pub features: Tensor,
+    /// Numbers of the rows that stand for broken images and don't count.
+    pub broken: Vec<usize>,
+}
+
+/// The members among the rows of `block`, the distractors `range`; `None`: there are none.
+fn members_of(members: &[bool], Block { features: block, broken }: &Block, range: &Range<usize>) -> Option<Tensor> {
+    let chosen: Vec<i64> = (0..)
+        .zip(&members[range.clone()])
+        .filter(|&(i, &member)| member && (broken.is_empty() || !broken.contains(&(i as usize))))
+        .map(|(i, _)| i)
+        .collect();
     match chosen.len() {
         0 => None,
         count if count == range.len() => Some(block.shallow_clone()),
@@ -34,7 +47,6 @@ fn members_of(members: &[bool], block: &Tensor, range: &Range<usize>) -> Option<
 pub struct Measurement {
     /// Which of the distractors count.
     members: Vec<bool>,
-    count: usize,
     identification: Identification,
 }
 
@@ -45,6 +57,8 @@ pub struct Rates {
     pub cmc: Vec<f64>,
     /// Verification rate at `FAR`.
     pub verification: f64,
+    /// Probes that some distractor has nearly the same feature as: the same image, or the network has collapsed.
+    pub twins: usize,
 }
 
 impl Measurement {
@@ -53,7 +67,7 @@ impl Measurement {
         let count = members.iter().filter(|&&member| member).count();
         let impostors = impostors_needed(FAR, probes.size()[0] as usize, count as u64);
         let identification = Identification::new(probes, RANKS.min(count.max(1)), impostors, threads)?;
-        Ok(Measurement { members, count, identification })
+        Ok(Measurement { members, identification })
     }
 
     /// Exchanges what the ranks have found; all call it.
@@ -67,34 +81,36 @@ impl Measurement {
             self.identification.merge_top(range, &parts);
         }
         let parts = comm.all_gather(&self.identification.impostors());
-        self.identification.merge_impostors(&parts, self.count as u64);
+        let distractors = comm.all_gather(&[self.identification.distractors()]).iter().sum();
+        self.identification.merge_impostors(&parts, distractors);
     }
 
     fn rates(&self, mates: &Mates) -> Result<Rates> {
         Ok(Rates {
-            distractors: self.count,
+            distractors: self.identification.distractors() as usize,
             cmc: self.identification.cmc(mates)?,
             verification: self.identification.verification(mates, FAR)?,
+            twins: self.identification.probes_above(TWINS),
         })
     }
 }
 
 /// Scores `count` distractors against the probes of all `measurements`, which come in groups of the same probes, whose
-/// labels [P] are equal for images of one identity. `read` gives the features [n, D] of a range of distractors; a rank
+/// labels [P] are equal for images of one identity. `read` gives the features of a range of distractors; a rank
 /// reads only its own blocks. The results are on all ranks, equal for any number of them.
 pub fn identify(
     comm: &Comm,
     labels: &[i64],
     measurements: &mut [Vec<Measurement>],
     count: usize,
-    mut read: impl FnMut(Range<usize>) -> Result<Tensor>,
+    mut read: impl FnMut(Range<usize>) -> Result<Block>,
 ) -> Result<Vec<Vec<Rates>>> {
     let mut score = || -> Result<()> {
         for block in (comm.rank()..count.div_ceil(DISTRACTORS_PER_BLOCK)).step_by(comm.size()) {
             let range = block * DISTRACTORS_PER_BLOCK..((block + 1) * DISTRACTORS_PER_BLOCK).min(count);
-            let features = read(range.clone())?;
+            let block = read(range.clone())?;
             for measurement in measurements.iter_mut().flatten() {
-                if let Some(members) = members_of(&measurement.members, &features, &range) {
+                if let Some(members) = members_of(&measurement.members, &block, &range) {
                     measurement.identification.add(&members)?;
                 }
             }
@@ -135,10 +151,12 @@ mod tests {
 
     #[test]
     fn members_are_cut_out_of_blocks() {
-        let block = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1]);
-        let rows = |members: &[bool], start| {
-            members_of(members, &block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
+        let features = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1]);
+        let mut block = Block { features, broken: Vec::new() };
+        let rows_of = |block: &Block, members: &[bool], start: usize| {
+            members_of(members, block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
         };
+        let rows = |members: &[bool], start| rows_of(&block, members, start);
         let first = |count: usize| (0..12).map(|i| i < count).collect::<Vec<bool>>();
         assert_eq!(rows(&first(10), 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
         assert_eq!(rows(&first(6), 4), Some(vec![0.0, 1.0]));
@@ -147,6 +165,9 @@ mod tests {
         assert_eq!(rows(&marked, 0), Some(vec![0.0, 2.0]));
         assert_eq!(rows(&marked, 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
         assert_eq!(rows(&marked, 8), None);
+        block.broken = vec![2, 0];
+        assert_eq!(rows_of(&block, &marked, 4), Some(vec![1.0, 3.0]));
+        assert_eq!(rows_of(&block, &marked, 0), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod closed_set;
 pub mod lfw;
+pub mod pair_list;
 mod pickle_check;
 pub mod verification;
 

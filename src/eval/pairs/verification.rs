@@ -20,6 +20,9 @@ pub struct Accuracy {
     pub deviation: f64,
     /// Mean of the folds' thresholds on the squared distance.
     pub threshold: f64,
+    /// A fold's threshold is at an edge of the grid, where all or no pairs are accepted: the sign of a network that gives
+    /// all images one embedding.
+    pub at_edge: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +31,8 @@ pub struct ValidationRate {
     pub deviation: f64,
     /// False-accept rate of the held-out folds, mean.
     pub false_accepts: f64,
+    /// Those that were measured.
+    pub folds: usize,
 }
 
 /// distances [P]: squared Euclidean distances of unit-norm embeddings; same [P]: whether a pair is of one identity.
@@ -37,22 +42,24 @@ pub fn accuracy(distances: &[f64], same: &[bool], folds: usize) -> Result<Accura
     check(distances, same, folds)?;
     let thresholds = thresholds(ACCURACY_STEP, ACCURACY_THRESHOLDS);
     let counts = count(distances, same, folds, &thresholds);
-    let (mut accuracies, mut best_thresholds) = (Vec::new(), Vec::new());
+    let (mut accuracies, mut best_thresholds, mut at_edge) = (Vec::new(), Vec::new(), false);
     for (fold, test) in counts.iter().enumerate() {
         let train = others(&counts, fold);
         let correct = |counts: &Counts, i: usize| counts.genuine[i] + counts.impostors() - counts.impostor[i];
         let best = (0..thresholds.len()).rev().max_by_key(|&i| correct(&train, i)).expect("thresholds"); // the first
         accuracies.push(correct(test, best) as f64 / (test.genuines() + test.impostors()) as f64);
         best_thresholds.push(thresholds[best]);
+        at_edge |= best <= 1 || best == thresholds.len() - 1;
     }
     let (mean, deviation) = moments(&accuracies);
-    Ok(Accuracy { mean, deviation, threshold: moments(&best_thresholds).0 })
+    Ok(Accuracy { mean, deviation, threshold: moments(&best_thresholds).0, at_edge })
 }
 
 /// Inputs as for `accuracy`. Each fold is judged by the threshold at which the others' false-accept rate is `far`,
 /// interpolated linearly; 0 if they don't reach it. Where the rate is `far` at several thresholds, the largest counts
-/// (interp1d's answer before scipy refused such input). Insightface uses 10 folds and far = 1e-3.
-pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64) -> Result<ValidationRate> {
+/// (interp1d's answer before scipy refused such input). Insightface uses 10 folds and far = 1e-3. Folds that lack one kind of
+/// pairs have no rate and are left out; `None`: all do.
+pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64) -> Result<Option<ValidationRate>> {
     check(distances, same, folds)?;
     if !(far > 0.0 && far <= 1.0) {
         return Err(Error::failed(format!("false-accept rate {far} is not in (0, 1]")));
@@ -63,13 +70,7 @@ pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64)
     for (fold, (test, pairs)) in counts.iter().zip(split(distances.len(), folds)).enumerate() {
         let train = others(&counts, fold);
         if test.genuines() == 0 || test.impostors() == 0 || train.impostors() == 0 {
-            return Err(Error::failed(format!(
-                "fold {fold} (pairs {pairs:?}) has {} pairs of one identity and {} of two, the others {} of two: \
-                 there is no validation rate",
-                test.genuines(),
-                test.impostors(),
-                train.impostors()
-            )));
+            continue;
         }
         let rates_of_train: Vec<f64> =
             train.impostor[..thresholds.len()].iter().map(|&n| n as f64 / train.impostors() as f64).collect();
@@ -80,8 +81,11 @@ pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64)
         rates.push(accepted(true) / test.genuines() as f64);
         false_accepts.push(accepted(false) / test.impostors() as f64);
     }
+    if rates.is_empty() {
+        return Ok(None);
+    }
     let (mean, deviation) = moments(&rates);
-    Ok(ValidationRate { mean, deviation, false_accepts: moments(&false_accepts).0 })
+    Ok(Some(ValidationRate { mean, deviation, false_accepts: moments(&false_accepts).0, folds: rates.len() }))
 }
 
 /// Scores (larger is more alike) of genuine [G] and impostor [I] pairs -> share of the genuine ones above the

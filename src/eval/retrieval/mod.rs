@@ -17,7 +17,7 @@ pub use reranking::Reranking;
 use super::kernels::blocks::records_of_all;
 use crate::comm::Comm;
 use crate::error::{Error, Result};
-use distances::Points;
+use distances::{Points, Rows};
 use reranking::Reranked;
 
 /// The id of gallery images that are ignored altogether (Market-1501's bad detections); a query of it has no match.
@@ -27,6 +27,8 @@ pub const RANKS: usize = 50;
 
 /// Queries or a gallery.
 pub struct ImageFeatures<'a> {
+    /// For errors, such as the file's.
+    pub name: &'a str,
     /// [N, D] f32, on the device that is to score.
     pub features: &'a Tensor,
     /// [N]
@@ -65,8 +67,8 @@ pub fn retrieve(
     reranking: Option<Reranking>,
     threads: usize,
 ) -> Result<Figures> {
-    query.check("query")?;
-    gallery.check("gallery")?;
+    query.check()?;
+    gallery.check()?;
     let kept: Vec<usize> = (0..gallery.ids.len()).filter(|&i| gallery.ids[i] != JUNK).collect();
     if query.ids.is_empty() || kept.is_empty() {
         return Err(Error::failed(format!(
@@ -77,9 +79,7 @@ pub fn retrieve(
         )));
     }
     let queries: Vec<usize> = (0..query.ids.len()).collect();
-    let from = Points::new(query.features, &queries, metric, "query")?;
-    let to = Points::new(gallery.features, &kept, metric, "gallery")?;
-    from.check_like(&to)?;
+    let [from, to] = Points::new([query.rows(&queries), gallery.rows(&kept)], metric)?;
     let ranking = Ranking::new(query, gallery, &kept)?;
     match reranking {
         None => ranking.measure(comm, threads, |queries| from.distances(queries, &to)),
@@ -91,13 +91,17 @@ pub fn retrieve(
     }
 }
 
-impl ImageFeatures<'_> {
-    fn check(&self, what: &str) -> Result<()> {
+impl<'a> ImageFeatures<'a> {
+    fn rows(&self, rows: &'a [usize]) -> Rows<'a> {
+        Rows { features: self.features, rows, name: self.name }
+    }
+
+    fn check(&self) -> Result<()> {
         let (size, ids, cameras) = (self.features.size(), self.ids.len(), self.cameras.len());
         if size.len() == 2 && size[0] as usize == ids && ids == cameras {
             return Ok(());
         }
-        Err(Error::failed(format!("{what}: features {size:?} with {ids} ids and {cameras} cameras")))
+        Err(Error::failed(format!("{}: features {size:?} with {ids} ids and {cameras} cameras", self.name)))
     }
 }
 

@@ -149,7 +149,7 @@ fn larger(a: f32, b: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::eval::kernels::blocks::blocks;
-    use crate::eval::retrieval::distances::Metric;
+    use crate::eval::retrieval::distances::{Metric, Rows};
     use tch::{Device, Kind, Tensor};
 
     #[test]
@@ -158,7 +158,11 @@ mod tests {
         // few distinct distances, then hardly a tie
         for (values, count) in [(3, 700), (1000, 300), (3, 1)] {
             let features = Tensor::randint(values, [count as i64, 4], (Kind::Float, Device::Cpu));
-            let images = Points::new(&features, &(0..count).collect::<Vec<_>>(), Metric::Euclidean, "images").unwrap();
+            let [images] = Points::new(
+                [Rows { features: &features, rows: &(0..count).collect::<Vec<_>>(), name: "images" }],
+                Metric::Euclidean,
+            )
+            .unwrap();
             let rows: Vec<Vec<f32>> = (&features).try_into().unwrap();
             for kept in [1, 21, 300].map(|kept| kept.min(count)) {
                 let found = Neighbours::find(&Comm::single(), &images, kept, 1).unwrap();

@@ -43,8 +43,8 @@ impl Set {
 
 fn run(query: &Set, gallery: &Set, metric: Metric, reranking: Option<Reranking>, threads: usize) -> Result<Figures> {
     let (q, g) = (query.tensor(), gallery.tensor());
-    let query = ImageFeatures { features: &q, ids: &query.ids, cameras: &query.cameras };
-    let gallery = ImageFeatures { features: &g, ids: &gallery.ids, cameras: &gallery.cameras };
+    let query = ImageFeatures { name: "query", features: &q, ids: &query.ids, cameras: &query.cameras };
+    let gallery = ImageFeatures { name: "gallery", features: &g, ids: &gallery.ids, cameras: &gallery.cameras };
     retrieve(&Comm::single(), &query, &gallery, metric, reranking, threads)
 }
 
@@ -185,16 +185,19 @@ fn what_can_not_be_measured_is_said() {
     let features = set(9).tensor();
     let _ = features.get(4).get(2).fill_(f64::NAN);
     let (ids, gallery) = (vec![0; 9], set(9));
-    let bad = ImageFeatures { features: &features, ids: &ids, cameras: &ids };
+    let bad = ImageFeatures { name: "query", features: &features, ids: &ids, cameras: &ids };
     let other = gallery.tensor();
-    let good = ImageFeatures { features: &other, ids: &ids, cameras: &ids };
+    let good = ImageFeatures { name: "gallery", features: &other, ids: &ids, cameras: &ids };
     for metric in [Metric::Cosine, Metric::Euclidean] {
         let error = message(retrieve(&Comm::single(), &bad, &good, metric, None, 1));
         assert!(error.contains("query: features of row 4: their norm is NaN"), "{error}");
     }
     let narrow = other.narrow(1, 0, 3);
-    let narrow = ImageFeatures { features: &narrow, ids: &ids, cameras: &ids };
-    assert!(message(retrieve(&Comm::single(), &good, &narrow, Metric::Cosine, None, 1)).contains("4 features"));
+    let narrow = ImageFeatures { name: "narrow", features: &narrow, ids: &ids, cameras: &ids };
+    assert!(
+        message(retrieve(&Comm::single(), &good, &narrow, Metric::Cosine, None, 1))
+            .contains("gallery has 4 features for each image, narrow has 3: they are not of one network")
+    );
 }
 
 #[test]

@@ -113,20 +113,6 @@ fn the_size_in_a_lists_name_must_be_its_own() {
 }
 
 #[test]
-fn noise_lists_match_full_paths_and_file_names() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("noises.txt");
-    std::fs::write(&path, "# a comment\n\nA_1.png\r\n 12/34@N00/5.jpg \n686\tx/y/z.jpg\n").unwrap();
-    let noises = read_noise_list(&path).unwrap();
-    assert_eq!(noises.len(), 3);
-    let noisy = ["A/A_1.png", "A_1.png", "12/34@N00/5.jpg", "x/y/z.jpg"];
-    assert!(noisy.iter().all(|path| is_noise(&noises, path)));
-    assert!(["A_1", "34@N00/5.jpg", "5.jpg", "y/z.jpg", ""].iter().all(|path| !is_noise(&noises, path)));
-    std::fs::write(&path, b"\xff").unwrap();
-    assert!(read_noise_list(&path).unwrap_err().to_string().contains("noises.txt: not text: "));
-}
-
-#[test]
 fn the_cmc_is_written_as_the_devkit_writes_it() {
     let directory = tempfile::tempdir().unwrap();
     let name = cmc_file_name("facescrub", "megaface", "amlfs", 1000000, 1);

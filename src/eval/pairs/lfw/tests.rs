@@ -28,6 +28,20 @@ fn pickles_of_every_protocol_are_read() {
     }
 }
 
+/// pickle.dumps(pickle.load(file, encoding="latin1"), protocol) of a file by Python 2.
+#[test]
+fn images_that_are_text_are_their_latin1_bytes() {
+    let pairs = Pairs { images: vec![b"\x01'\"\\\n".to_vec(), b"\xff\0".to_vec()], same: vec![true] };
+    let pickles: [&[u8]; 3] = [
+        b"((lp0\nV\x01'\"\\u005c\\u000a\np1\naV\xff\\u0000\np2\na(lp3\nI01\natp4\n.",
+        b"\x80\x02]q\x00(X\x05\0\0\0\x01'\"\\\nq\x01X\x03\0\0\0\xc3\xbf\0q\x02e]q\x03\x88a\x86q\x04.",
+        b"\x80\x04\x95\x19\0\0\0\0\0\0\0]\x94(\x8c\x05\x01'\"\\\n\x94\x8c\x03\xc3\xbf\0\x94e]\x94\x88a\x86\x94.",
+    ];
+    for pickle in pickles {
+        assert_eq!(parse_bin(pickle).as_ref(), Ok(&pairs), "{:?}", pickle.escape_ascii().to_string());
+    }
+}
+
 #[test]
 fn flags_may_be_0_and_1_and_images_may_be_shared() {
     let pickle = b"\x80\x03](C\x01aq\x00h\x00C\x01bh\x00e](K\x01\x8a\x00e\x86.";
@@ -72,8 +86,8 @@ fn pickles_of_something_else_are_refused() {
         "decoding error: invalid value: integer `2`, expected True, False, 1 or 0",
     );
     refused(
-        b"\x80\x03](X\x01\0\0\0aC\x01be]\x88a\x86.",
-        "decoding error: invalid type: string \"a\", expected the bytes of an image",
+        b"\x80\x03](X\x03\0\0\0\xe2\x82\xacC\x01be]\x88a\x86.",
+        "decoding error: invalid value: a text that is not latin1, expected the bytes of an image",
     );
     refused(b"\x80\x03\x88.", "decoding error: invalid type: boolean `true`, expected two lists: images and flags");
     refused(
@@ -120,56 +134,4 @@ fn hostile_pickles_end_in_an_error() {
     let image = [&b"](B\0\0\x10\0"[..], &[7; 1 << 20], b"q\0", &b"h\0".repeat(200)].concat();
     refused(image, "1048721: refers to the same images too often");
     refused([&b"]("[..], &[0x88; 5_000_000]].concat(), "4194304: more values than any list of test pairs has");
-}
-
-fn pairs(text: &str) -> Parsed<(usize, Vec<PairEntry<'_>>)> {
-    parse_pairs(text.as_bytes())
-}
-
-#[test]
-fn pair_lists_are_read_with_each_image_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let images = directory.path().join("images");
-    for name in ["A_B/A_B_0001.jpg", "A_B/A_B_0012.png", "C/C_0001.jpg"] {
-        std::fs::create_dir_all(images.join(name).parent().unwrap()).unwrap();
-        std::fs::write(images.join(name), "").unwrap();
-    }
-    let list = directory.path().join("pairs.txt");
-    std::fs::write(&list, "2\t1\nA_B\t1\t12\nA_B\t1\tC\t1\nA_B\t12\t1\nC\t1\tA_B\t12\n").unwrap();
-    let read = read_pairs(&list, &images).unwrap();
-    assert_eq!(read.images, ["A_B/A_B_0001.jpg", "A_B/A_B_0012.png", "C/C_0001.jpg"].map(|name| images.join(name)));
-    assert_eq!(read.pairs, [(0, 1), (0, 2), (1, 0), (2, 1)]);
-    assert_eq!((read.same, read.folds), (vec![true, false, true, false], 2));
-    std::fs::remove_file(images.join("C/C_0001.jpg")).unwrap();
-    let missing = format!("{}: line 3: no file {}/C/C_0001.jpg (or .png)", list.display(), images.display());
-    assert_eq!(read_pairs(&list, &images).unwrap_err().to_string(), missing);
-    let error = read_pairs(&images.join("pairs.txt"), &images).unwrap_err().to_string();
-    assert!(error.contains("pairs.txt: can't be read: "), "{error}");
-}
-
-#[test]
-fn a_list_without_folds_has_none() {
-    assert_eq!(pairs("1\nA 1 2\nA 1 B 1\n").unwrap().0, 0);
-}
-
-#[test]
-fn bad_pair_lists_are_refused() {
-    let refused = |text: &str, why: &str| assert_eq!(pairs(text), Err(why.to_owned()), "{text:?}");
-    for head in ["", "x", "0", "10 0", "0 300", "1 2 3", "-1"] {
-        refused(head, "line 1: neither folds and pairs per fold nor a number of pairs");
-    }
-    refused("1\nA 1\nA 1 B 1", "line 2: neither 'name i j' nor 'name1 i name2 j'");
-    refused("1\nA 1 2\n\nA 1 B 1", "line 3: neither 'name i j' nor 'name1 i name2 j'");
-    refused("1\nA 1 x\nA 1 B 1", "line 2: \"x\" is no image number");
-    refused("1\nA 1 0\nA 1 B 1", "line 2: \"0\" is no image number");
-    refused("1\nA 1 -2\nA 1 B 1", "line 2: \"-2\" is no image number");
-    refused("1\nA 1 1\nA 1 B 1", "line 2: an image and itself");
-    refused("1\nA 1 A 2\nA 1 B 1", "line 2: \"A\" twice where two persons are due");
-    refused("1\n../A 1 2\nA 1 B 1", "line 2: \"../A\" is no person's name");
-    refused("1\nA 1 2\nA 1 .. 1", "line 3: \"..\" is no person's name");
-    refused("2 1\nA 1 2\nA 1 B 1", "1 pairs of one person and 1 of two; line 1 states 2 x 1 of each");
-    refused("1\nA 1 2\nA 1 3", "2 pairs of one person and 0 of two; line 1 states 1 x 1 of each");
-    let huge = "0 pairs of one person and 0 of two; line 1 states 9223372036854775807 x 9 of each";
-    refused("9223372036854775807 9", huge);
-    assert!(parse_pairs(b"1\nA 1 2\n\xff").unwrap_err().starts_with("not text: "));
 }

@@ -1,10 +1,12 @@
 use super::*;
-use crate::eval::retrieval::distances::Metric;
+use crate::eval::retrieval::distances::{Metric, Rows};
 use tch::{Device, Kind, Tensor};
 
-fn points(features: &Tensor) -> Points {
-    let rows: Vec<usize> = (0..features.size()[0] as usize).collect();
-    Points::new(features, &rows, Metric::Euclidean, "features").unwrap()
+fn points(query: &Tensor, gallery: &Tensor) -> [Points; 2] {
+    let all = |features: &Tensor| (0..features.size()[0] as usize).collect::<Vec<_>>();
+    let (of_query, of_gallery) = (all(query), all(gallery));
+    let set = |features, rows| Rows { features, rows, name: "features" };
+    Points::new([set(query, &of_query), set(gallery, &of_gallery)], Metric::Euclidean).unwrap()
 }
 
 /// Squared distances [R, R] in f64.
@@ -65,7 +67,7 @@ fn brute_force(mut original: Vec<Vec<f64>>, queries: usize, reranking: Reranking
 
 fn reranked(features: &Tensor, queries: i64, reranking: Reranking, threads: usize) -> Vec<f32> {
     let (query, gallery) = (features.narrow(0, 0, queries), features.slice(0, queries, None, 1));
-    let (query, gallery) = (points(&query), points(&gallery));
+    let [query, gallery] = points(&query, &gallery);
     let reranked = Reranked::new(&Comm::single(), &query, &gallery, reranking, threads).unwrap();
     let distances = |block| reranked.distances(block).unwrap();
     blocks(queries as usize).flat_map(distances).collect()
@@ -116,7 +118,7 @@ fn few_images_are_all_neighbours() {
 #[test]
 fn parameters_are_checked() {
     let features = Tensor::randn([4, 5], (Kind::Float, Device::Cpu));
-    let points = points(&features);
+    let [points, _] = points(&features, &features);
     for (k1, k2, lambda) in [(0, 6, 0.3), (20, 0, 0.3), (20, 6, 1.5), (20, 6, f64::NAN)] {
         let error = Reranked::new(&Comm::single(), &points, &points, Reranking { k1, k2, lambda }, 1).err().unwrap();
         assert!(error.to_string().contains(&format!("not {k1}, {k2} and {lambda}")), "{error}");
