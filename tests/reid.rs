@@ -102,8 +102,17 @@ fn every_model_is_searched_and_measured_from_its_checkpoint_and_from_its_feature
         }
         let (query, gallery) = (format!("{features}/query.h5"), format!("{features}/gallery.h5"));
         assert_eq!(found, evaluate(2, &["--query", &query, "--gallery", &gallery, "--rerank"]), "{preset}");
-        let query = hdf5::File::open(query).unwrap().dataset("features").unwrap().shape();
-        assert_eq!(query[1], dimensions);
+        let query = hdf5::File::open(query).unwrap().dataset("features").unwrap();
+        assert_eq!(query.shape()[1], dimensions);
+
+        // the query's images as files: the same network, sizes and mirror images
+        let (images, exported) = (path(here, "tree/query"), path(here, &format!("{preset}-exported.h5")));
+        let export = ["export", "embeddings", "--device=cpu", "--threads=1", "--model", &model, &images];
+        assert_code(&amlfs(&[&export[..], &["--out", &exported]].concat()), 0);
+        let exported = amlfs::data::Embeddings::open(Path::new(&exported)).unwrap();
+        let rows: Vec<f32> = Vec::try_from(exported.rows(0..exported.count()).unwrap().view(-1)).unwrap();
+        assert_eq!(rows, query.read_raw::<f32>().unwrap(), "{preset}");
+        assert!(exported.names().unwrap().is_sorted());
     }
 }
 

@@ -13,6 +13,7 @@ use crate::data::Store;
 use crate::error::Result;
 use crate::loss::FIXED_LOSSES;
 use crate::policy::POLICIES;
+use evaluate::parse_share;
 
 pub use evaluate::{
     EvaluateArguments, EvaluateCommand, EvaluateTestArguments, LfwArguments, MachineArguments, MegafaceArguments,
@@ -188,7 +189,7 @@ pub struct PrepareFacesArguments {
     pub exclude: Vec<PathBuf>,
     /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -204,7 +205,7 @@ pub struct PrepareReidArguments {
     pub out: PathBuf,
     /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -246,7 +247,8 @@ pub struct PrepareGlyphsArguments {
 
 #[derive(Subcommand)]
 pub enum ExportCommand {
-    /// Unit embeddings of the images below a directory, with their mirror images' added: .h5 or .npy
+    /// Unit embeddings of the images below a directory, with their mirror images' added, by any run's network: .h5 or
+    /// .npy
     Embeddings(ExportEmbeddingsArguments),
     /// The model's weights for PyTorch: .safetensors
     Weights(ExportWeightsArguments),
@@ -257,11 +259,19 @@ pub struct ExportEmbeddingsArguments {
     /// Checkpoint of the network that embeds the images
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Directory of images, in a directory per identity
+    /// Directory with image files at any depth; the directory that holds an image is its identity
     pub images: PathBuf,
     /// File to write: .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, nothing is embedded
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
+    pub max_skipped: f64,
+    /// For a network for CIFAR-10, whose colours are normalised by its training images: where they lie now; default:
+    /// where they were during the run
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArguments,
 }

@@ -3,6 +3,7 @@
 mod batches;
 mod dataset;
 pub mod decode;
+mod image_tree;
 mod label_noise;
 mod packed;
 pub mod prepare;
@@ -12,12 +13,14 @@ pub mod stored_features;
 
 pub use batches::{Augment, Balanced, Batch, batches, shuffled};
 pub use dataset::Dataset;
+pub use image_tree::ImageTree;
 pub use label_noise::{LabelChange, add_label_noise};
 pub use packed::{CamerasAndSplits, Packed, Split, Store};
 pub use prepare::{
     FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
+    write_skipped,
 };
-pub use sources::{Cifar10, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
+pub use sources::{Cifar10, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
 pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};
 

@@ -213,8 +213,8 @@ fn source<'a>(
         }
         (Items::Paths(paths), None, Some(embedder)) => {
             let images = paths.into_iter().map(|path| Encoded::File(root.join(path))).collect();
-            let size = embedder.size;
-            FeatureSource::Images(embedder, Arc::new(EncodedImages { images, size }))
+            let (size, fit) = (embedder.size, embedder.fit);
+            FeatureSource::Images(embedder, Arc::new(EncodedImages { images, size, fit }))
         }
         (Items::Paths(_), None, None) => unreachable!("checked in prepare"),
     }

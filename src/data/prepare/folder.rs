@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::Source;
 use crate::error::{Error, Result};
 
-pub(super) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
+pub(in crate::data) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
 
 /// A directory of identity directories with image files, in the order of their names. Hidden files and Thumbs.db are
 /// passed over; symbolic links are followed.
@@ -73,13 +73,6 @@ impl Folder {
     }
 }
 
-impl Folder {
-    /// Identity number of image `index`.
-    pub fn label(&self, index: usize) -> u32 {
-        self.images[index].1
-    }
-}
-
 impl Source for Folder {
     fn count(&self) -> usize {
         self.images.len()
@@ -109,12 +102,12 @@ impl Source for Folder {
     }
 }
 
-pub(super) fn is_hidden(entry: &DirEntry) -> bool {
+pub(in crate::data) fn is_hidden(entry: &DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy();
     name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
 }
 
-pub(super) fn is_image(path: &Path) -> bool {
+pub(in crate::data) fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str);
     extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
 }

@@ -25,6 +25,7 @@ use journal::{Entry, Journal};
 
 pub use face_tree::FaceTree;
 pub use folder::Folder;
+pub(super) use folder::{EXTENSIONS, is_hidden, is_image};
 pub use market::Market;
 pub use market_tree::MarketTree;
 pub use records::Records;
@@ -334,8 +335,8 @@ fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal:
     )))
 }
 
-/// No file if nothing was skipped.
-fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
+/// Writes what was left out, and why. No file if nothing was.
+pub fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
     if skipped.is_empty() {
         // an earlier call may have left one
         return if path.exists() { fs::remove_file(path).map_err(|why| Error::file(path, why)) } else { Ok(()) };
