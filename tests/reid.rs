@@ -14,9 +14,9 @@ use support::{amlfs, assert_code, assert_same, final_without_timings, finish, js
 
 /// A search of seconds: 64 x 32 images, a sixteenth of the channels. On CPU, where the bits are promised.
 const SMALL: &[&str] = &[
+    "--samples=4",
     "--device=cpu",
     "--threads=1",
-    "--samples=4",
     "--epochs=3",
     "--set=search.warmup_epochs=0",
     "--set=data.reid.size=[72, 36]",
@@ -31,6 +31,9 @@ const SMALL: &[&str] = &[
     "--set=train.warmup_epochs=1",
     "--set=train.milestones=[2]",
 ];
+
+/// The same for `train`, which has one sample.
+const SMALL_TRAINING: &[&str] = SMALL.split_at(1).1;
 
 /// A generated benchmark: 12 people to train with, 12 to test, 12 images each.
 fn packed(directory: &Path) -> String {
@@ -245,13 +248,60 @@ fn weights_to_start_from_are_taken_over() {
     safetensors::serialize_to_file([("conv1.weight", tensor)], None, Path::new(&init)).unwrap();
     let out = path(directory.path(), "run");
     let rest = ["--preset=market1501-sft", "--data", &data, "--init", &init, "--out", &out, "--epochs=1"];
-    let frozen = ["--samples=1", "--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
-    let output = finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], SMALL, &rest, &frozen].concat()));
+    let frozen = ["--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
+    let output = finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], SMALL_TRAINING, &rest, &frozen].concat()));
     assert_code(&output, 0);
     assert!(text(&output).contains("1 tensors start from"), "{}", text(&output));
     let stored = checkpoint::read(Path::new(&path(directory.path(), "run/final.h5"))).unwrap();
     let found = stored.tensors.iter().find(|tensor| tensor.path == "model/backbone.conv1.weight").unwrap();
     assert_eq!(found.values, (1..=588).map(|i| i as f32 / 100.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_run_starts_from_the_exported_weights_of_another_or_of_its_backbone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, data) = (directory.path(), packed(directory.path()));
+    let frozen = ["--epochs=1", "--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
+    let train = |preset: &str, name: &str, init: &[&str]| {
+        let what = ["train", "--loss=softmax", "--preset", preset, "--data", &data, "--out", &path(here, name)];
+        let output = amlfs(&[&what[..], SMALL_TRAINING, &frozen, init].concat());
+        assert_code(&output, 0);
+        (checkpoint::read(Path::new(&path(here, &format!("{name}/final.h5")))).unwrap(), text(&output))
+    };
+    let (first, _) = train("market1501-spherereid", "first", &[]);
+    let weights = path(here, "first.safetensors");
+    let model = path(here, "first/final.h5");
+    assert_code(&amlfs(&["export", "weights", "--model", &model, "--out", &weights]), 0);
+
+    let (second, said) = train("market1501-spherereid", "second", &["--init", &weights, "--seed=2"]);
+    assert!(said.contains("random: none"), "{said}");
+    let parameters = |run: &checkpoint::Checkpoint| {
+        let all = run.tensors.iter().filter(|tensor| {
+            tensor.path.starts_with("model/") && (tensor.path.ends_with(".weight") || tensor.path.ends_with(".bias"))
+        });
+        all.flat_map(|tensor| tensor.values.clone()).collect::<Vec<_>>()
+    };
+    let pairs = parameters(&second).into_iter().zip(parameters(&first));
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-20, "{worst}: nothing is learned at this rate, but for biases of 0");
+
+    // MGN has the backbone alone, and copies of its last stage
+    let (mgn, said) = train("market1501-mgn", "mgn", &["--init", &weights]);
+    assert!(said.contains("that have no place: ") && said.contains("bn2.running_var"), "{said}");
+    let of = |run: &checkpoint::Checkpoint, name: &str| {
+        run.tensors.iter().find(|tensor| tensor.path == format!("model/{name}")).unwrap().values.clone()
+    };
+    for (here, there) in
+        [("backbone.bn1.weight", "backbone.bn1.weight"), ("p3.layer4.2.conv1.weight", "backbone.layer4.2.conv1.weight")]
+    {
+        assert_eq!(of(&mgn, here), of(&first, there));
+    }
+
+    let wider = ["--init", &weights, "--set=model.width=0.125", "--preset=market1501-spherereid", "--data", &data];
+    let output = amlfs(&[&["train", "--loss=softmax", "--out", &path(here, "no")], SMALL_TRAINING, &wider].concat());
+    assert_code(&output, 1);
+    let said = "first.safetensors: backbone.bn1.bias is [4] F32 there; the network's backbone.bn1.bias is [8] F32";
+    assert!(text(&output).contains(said), "{}", text(&output));
 }
 
 #[test]

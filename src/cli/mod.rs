@@ -92,7 +92,8 @@ pub struct RunArguments {
     /// prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
+    /// Weights to start from instead of random ones, .safetensors: another run's (amlfs export weights), or a ResNet-50's
+    /// by torchvision's names (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Start the search from the mean that another run's search ended with: its final.h5 (search.mu; what theta is comes

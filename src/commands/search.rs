@@ -9,6 +9,7 @@ use crate::comm::{self, Comm};
 use crate::config::{self, Config, Source};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::model;
 use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
@@ -221,11 +222,14 @@ fn initialise(config: &Config, comm: &Comm, task: &mut dyn Task) -> Result<()> {
         return Ok(());
     };
     let mut state = state_of(task);
-    let report = pretrained::load(path, task.specs(), &mut state)?;
+    let classifiers = model::classifier_names(&config.model);
+    let report = pretrained::load(path, task.specs(), classifiers, &mut state)?;
     task.load(&state);
     if comm.is_root() {
         let (found, file) = (report.found, path.display());
-        log::info!("{found} tensors start from {file}; random: {}", report.missing.join(", "));
+        let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+        log::info!("{found} tensors start from {file}; random: {}", list(&report.missing));
+        log::info!("tensors of {file} that have no place: {}", list(&report.unused));
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ impl Embedder {
         config.train.average = None;
         let config = &config;
         // the classifier's rows are the only thing that the configuration does not tell
-        let classes = run.shape(&format!("model/{}", model::classifier_name(&config.model)))?[0];
+        let classes = run.shape(&format!("model/{}", model::classifier_names(&config.model)[0]))?[0];
         let (model, layout) = model::build(&config.model, (height, width), classes);
         let mut trainer = Trainer::new(config, model.into(), &layout, normalisation, &run.devices);
         trainer.load(&run.state(trainer.specs())?);
