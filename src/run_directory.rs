@@ -1,6 +1,7 @@
 //! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,7 +44,18 @@ impl RunDirectory {
     /// is not empty; with `resume`, its configuration or its newest checkpoint does not fit.
     pub fn open(&self, config: &Config, resume: bool) -> Result<Found> {
         fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
-        let mut entries = fs::read_dir(&self.path).map_err(|why| Error::file(&self.path, why))?;
+        let found = self.look(config, resume)?;
+        atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
+        terminal::log_to(&self.path.join("run.log"))?;
+        Ok(found)
+    }
+
+    /// What there is to continue; writes nothing. Errors: those of `open`, but that it can't be written.
+    pub fn look(&self, config: &Config, resume: bool) -> Result<Found> {
+        let mut entries = match fs::read_dir(&self.path) {
+            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Found::Fresh),
+            entries => entries.map_err(|why| Error::file(&self.path, why))?,
+        };
         if entries.next().is_some() {
             if !resume {
                 let path = self.path.display();
@@ -53,8 +65,6 @@ impl RunDirectory {
             }
             self.check_config(config)?;
         }
-        atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
-        terminal::log_to(&self.path.join("run.log"))?;
         if self.final_file().exists() {
             return Ok(Found::Finished);
         }

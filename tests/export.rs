@@ -7,14 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use amlfs::data::Embeddings;
-use support::{SMALL, amlfs, assert_code, assert_error, path, text};
+use support::{SMALL, amlfs, assert_code, assert_error, for_training, path, text};
 
 /// A small network for glyphs, trained for an epoch: its final.h5.
 fn trained(directory: &Path) -> String {
     let out = format!("--out={}", path(directory, "run"));
-    let small: Vec<&str> =
-        SMALL.iter().copied().filter(|flag| !flag.starts_with("--samples") && !flag.starts_with("--policy")).collect();
-    assert_code(&amlfs(&[&["train", "--loss=softmax"], &small[..], &["--epochs=1", &out]].concat()), 0);
+    assert_code(&amlfs(&[&["train", "--loss=softmax"], &for_training(SMALL)[..], &["--epochs=1", &out]].concat()), 0);
     path(directory, "run/final.h5")
 }
 

@@ -10,7 +10,7 @@ use npyz::WriterBuilder;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use support::kill::kill_and_resume;
-use support::{amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, text};
+use support::{amlfs, assert_code, assert_same, final_without_timings, finish, for_training, json, mpirun, path, text};
 
 /// A search of seconds: 64 x 32 images, a sixteenth of the channels. On CPU, where the bits are promised.
 const SMALL: &[&str] = &[
@@ -31,9 +31,6 @@ const SMALL: &[&str] = &[
     "--set=train.warmup_epochs=1",
     "--set=train.milestones=[2]",
 ];
-
-/// The same for `train`, which has one sample.
-const SMALL_TRAINING: &[&str] = SMALL.split_at(1).1;
 
 /// A generated benchmark: 12 people to train with, 12 to test, 12 images each.
 fn packed(directory: &Path) -> String {
@@ -249,7 +246,8 @@ fn weights_to_start_from_are_taken_over() {
     let out = path(directory.path(), "run");
     let rest = ["--preset=market1501-sft", "--data", &data, "--init", &init, "--out", &out, "--epochs=1"];
     let frozen = ["--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
-    let output = finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], SMALL_TRAINING, &rest, &frozen].concat()));
+    let output =
+        finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], &for_training(SMALL)[..], &rest, &frozen].concat()));
     assert_code(&output, 0);
     assert!(text(&output).contains("1 tensors start from"), "{}", text(&output));
     let stored = checkpoint::read(Path::new(&path(directory.path(), "run/final.h5"))).unwrap();
@@ -264,7 +262,7 @@ fn a_run_starts_from_the_exported_weights_of_another_or_of_its_backbone() {
     let frozen = ["--epochs=1", "--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
     let train = |preset: &str, name: &str, init: &[&str]| {
         let what = ["train", "--loss=softmax", "--preset", preset, "--data", &data, "--out", &path(here, name)];
-        let output = amlfs(&[&what[..], SMALL_TRAINING, &frozen, init].concat());
+        let output = amlfs(&[&what[..], &for_training(SMALL), &frozen, init].concat());
         assert_code(&output, 0);
         (checkpoint::read(Path::new(&path(here, &format!("{name}/final.h5")))).unwrap(), text(&output))
     };
@@ -298,9 +296,10 @@ fn a_run_starts_from_the_exported_weights_of_another_or_of_its_backbone() {
     }
 
     let wider = ["--init", &weights, "--set=model.width=0.125", "--preset=market1501-spherereid", "--data", &data];
-    let output = amlfs(&[&["train", "--loss=softmax", "--out", &path(here, "no")], SMALL_TRAINING, &wider].concat());
+    let output =
+        amlfs(&[&["train", "--loss=softmax", "--out", &path(here, "no")], &for_training(SMALL)[..], &wider].concat());
     assert_code(&output, 1);
-    let said = "first.safetensors: backbone.bn1.bias is [4] F32 there; the network's backbone.bn1.bias is [8] F32";
+    let said = "first.safetensors: backbone.conv1.weight is [4, 3, 7, 7] F32 there; the network's backbone.conv1.weight is [8, 3, 7, 7] F32";
     assert!(text(&output).contains(said), "{}", text(&output));
 }
 

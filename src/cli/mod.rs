@@ -1,6 +1,8 @@
 //! What was typed. What it means is in `config` and `commands`.
 
 mod evaluate;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -83,33 +85,34 @@ pub struct RunArguments {
     pub out: Option<PathBuf>,
     /// Go on with the run in --out from its newest checkpoint; its settings must be the same. Without a checkpoint
     /// there, start anew
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     pub resume: bool,
-    /// Print every setting and the plan (steps, memory, files), and stop before training
+    /// Print every setting and the plan (steps, memory, files), and stop before training. What --out holds is looked at,
+    /// and nothing is written there
     #[arg(long)]
     pub dry_run: bool,
     /// The training data: for CIFAR-10 the directory of data_batch_1.bin, for faces and persons the file that amlfs
     /// prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    pub data: Option<PathBuf>,
     /// Weights to start from instead of random ones, .safetensors: another run's (amlfs export weights), or a ResNet-50's
     /// by torchvision's names (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Start the search from the mean that another run's search ended with: its final.h5 (search.mu; what theta is comes
-    /// with it)
+    /// with it); not with amlfs train
     #[arg(long, value_name = "FILE")]
     pub init_mu: Option<PathBuf>,
     /// Share of the training labels to replace by wrong ones, at least 0 and below 1; default: the preset's, 0
     /// without one (data.label_noise)
     #[arg(long, value_name = "SHARE")]
     label_noise: Option<f64>,
-    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one;
-    /// amlfs train always has 1 (search.samples)
+    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one; not
+    /// with amlfs train, which has 1 (search.samples)
     #[arg(long, value_name = "B")]
     samples: Option<usize>,
-    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one;
-    /// amlfs train ignores it (search.policy)
+    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one; not with amlfs
+    /// train (search.policy)
     #[arg(long, value_name = "NAME", value_parser = policies())]
     policy: Option<String>,
     /// Epochs to train, those of earlier jobs included; default: the preset's, 200 without one (train.epochs)
@@ -134,17 +137,21 @@ pub struct RunArguments {
     max_hours: Option<f64>,
 }
 
+/// What only a search has; a training has one of `--loss` and `--replay`.
+const OF_A_SEARCH: [&str; 3] = ["init_mu", "samples", "policy"];
+
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["loss", "replay"])))]
 pub struct TrainArguments {
     /// The fixed loss to train with
-    #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with = "init_mu")]
+    #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with_all = OF_A_SEARCH)]
     pub loss: Option<String>,
     /// Train with what a search learned: its final.h5
-    #[arg(long, value_name = "FILE", conflicts_with = "init_mu")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_SEARCH)]
     pub replay: Option<PathBuf>,
     /// What of it to train with
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Replayed::Mean, requires = "replay")]
+    // the parser requires nothing that excludes what is there: that must exclude this option, too
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Replayed::Mean, requires = "replay", conflicts_with = "loss")]
     pub replay_as: Replayed,
     #[command(flatten)]
     pub run: RunArguments,
@@ -239,7 +246,7 @@ pub struct PrepareGlyphsArguments {
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<(usize, usize)>,
     /// How hard the glyphs are to read: 0 (clean) to 1 (hardly readable)
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_parser = parse_share)]
     pub difficulty: f64,
     /// Seed of the glyphs and their images: equal seeds give equal files
     #[arg(long, default_value_t = 1)]
