@@ -417,7 +417,7 @@ fn mistakes_give_one_sentence_that_names_file_and_cause() {
         (
             search(&[&data_flag, "--set=data.faces.probe_identities=50"]),
             1,
-            "too few for data.faces.probe_identities = 50",
+            "held out are data.faces.probe_identities = 50",
         ),
         (search(&["--data=/nowhere.h5"]), 1, "/nowhere.h5: "),
         (search(&[]), 78, "data.path"),

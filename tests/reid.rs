@@ -314,8 +314,12 @@ fn what_cannot_be_trained_on_is_refused_with_a_reason() {
         assert!(text(&output).contains(why), "{}", text(&output));
         assert!(!Path::new(&out).exists(), "{arguments:?} left a run directory");
     };
-    refused(1, &["--set=train.batch_size=64"], "8 identities to train on are too few for batches of 32 identities");
-    refused(1, &["--set=data.reid.validation_identities=11"], "are too few for data.reid.validation_identities = 11");
+    let left =
+        "8 are left to train on, and a batch takes 32, train.batch_size = 64 over data.reid.images_per_identity = 2";
+    refused(1, &["--set=train.batch_size=64"], left);
+    refused(1, &["--set=data.reid.validation_identities=11"], "held out are data.reid.validation_identities = 11");
+    let both = ["--set=train.batch_size=64", "--set=data.reid.validation_identities=11"];
+    refused(1, &both, "These fit: --set data.reid.validation_identities=3 --set train.batch_size=18");
     refused(78, &["--set=train.batch_size=9"], "train.batch_size = 9 (--set train.batch_size=9): must be P identities");
     refused(78, &["--set=data.reid.crop=[80, 32]"], "data.reid.crop");
     refused(78, &["--set=model.name=resnet-cifar"], "must be sphere-reid, sft or mgn");

@@ -21,7 +21,7 @@ pub use prepare::{
     write_skipped,
 };
 pub use sources::{Cifar10, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
-pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
+pub use splits::{HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, misfit, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures};
 
 use crate::error::Result;

@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::training::{Goal, Supervised, Training};
 use crate::config::{Config, Faces};
-use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
+use crate::data::{Dataset, HeldOut, Images, Misfit, Packed, add_label_noise, hold_out_identities, misfit};
 use crate::error::{Error, Result};
 use crate::eval::megaface::Identification;
 use crate::eval::pairs::ClosedSet;
@@ -18,12 +18,24 @@ use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn faces(config: &Config, path: &Path, settings: &Faces, devices: &[Device]) -> Result<Supervised> {
-    let (images, identities) = open(path, settings)?;
+    let mut misfit = Misfit::default();
+    let packed = open(path, settings, &mut misfit)?;
+    let mut counts = vec![0; packed.identities().len()];
+    (0..packed.count()).for_each(|index| counts[packed.label(index) as usize] += 1);
+    let with_two = counts.iter().filter(|&&count| count > 1).count();
+    misfit::faces(counts.len(), with_two, settings, &mut misfit);
+    misfit.into_result(path)?;
+    let images: Arc<dyn Images> = Arc::new(packed);
     let HeldOut { mut training, classes, probes, distractors } =
-        hold_out_identities(&images, identities, settings, config.run.seed)?;
+        hold_out_identities(&images, counts.len(), settings, config.run.seed);
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
     let test = match &settings.test {
-        Some(path) => Some(Arc::new(Dataset::whole(open(path, settings)?.0))),
+        Some(path) => {
+            let mut misfit = Misfit::default();
+            let packed = open(path, settings, &mut misfit)?;
+            misfit.into_result(path)?;
+            Some(Arc::new(Dataset::whole(Arc::new(packed))))
+        }
         None => None,
     };
     let (model, layout) = model::build(&config.model, images.size(), classes);
@@ -42,19 +54,22 @@ struct Identify {
     test: Option<Arc<Dataset>>,
 }
 
-/// (images, number of identities).
-fn open(path: &Path, settings: &Faces) -> Result<(Arc<dyn Images>, usize)> {
+/// Packed faces. Error: packed persons.
+fn open(path: &Path, settings: &Faces, misfit: &mut Misfit) -> Result<Packed> {
     let packed = Packed::open(path)?;
+    if packed.cameras_and_splits().is_some() {
+        let why = "written by amlfs prepare reid; for these take a preset for persons, such as market1501-spherereid";
+        return Err(Error::file(path, why));
+    }
     let (height, width) = packed.size();
     let [wanted_height, wanted_width] = settings.size;
     if (height, width) != (wanted_height, wanted_width) {
-        return Err(Error::file(
-            path,
+        misfit.add(
             format!("images of {height} x {width}, but data.faces.size is {wanted_height} x {wanted_width}"),
-        ));
+            [format!("--set 'data.faces.size=[{height},{width}]'")],
+        );
     }
-    let identities = packed.identities().len();
-    Ok((Arc::new(packed), identities))
+    Ok(packed)
 }
 
 impl Goal for Identify {
