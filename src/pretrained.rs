@@ -27,6 +27,10 @@ pub struct InitReport {
 /// Errors: no such file; not safetensors; two tensors of one name; another tensor of another shape; one that is not f32
 /// or not finite; nothing that fits.
 pub fn load(path: &Path, specs: &[TensorSpec], classifiers: &[&str], state: &mut [f32]) -> Result<InitReport> {
+    if path.is_dir() {
+        let why = "a directory; --init takes a .safetensors file, which 'amlfs export weights' makes of a checkpoint";
+        return Err(Error::file(path, why));
+    }
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
     let tensors = Tensors::new(&bytes, specs).map_err(|why| Error::file(path, why))?;
     let mut report = InitReport { found: 0, missing: Vec::new(), unused: Vec::new() };
@@ -251,6 +255,9 @@ mod tests {
         assert!(unrelated.contains(expected), "{unrelated}");
         let twice = error(file(&[one("module.bn1.weight"), one("bn1.weight")]));
         assert!(twice.ends_with("bn1.weight are one tensor twice"), "{twice}");
+        let directory = tempfile::tempdir().unwrap();
+        let of_directory = load(directory.path(), &specs(), &[], &mut [0.0; LENGTH]).unwrap_err().to_string();
+        assert!(of_directory.contains("a directory; --init takes a .safetensors file"), "{of_directory}");
         for (bytes, why) in
             [(&b"PK not this"[..], "not a .safetensors file"), (b"\x89HDF\r\n\x1a\n", "'amlfs export weights'")]
         {

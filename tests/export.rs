@@ -101,3 +101,38 @@ fn what_an_export_leaves_out_is_counted_listed_and_an_error_if_it_is_too_much() 
     assert_error(&output, 1, "7 of 7 images can't be decoded");
     assert_code(&export(&model, &images, &path(here, "x.h5"), &["--max-skipped=nan"]), 2);
 }
+
+#[test]
+fn a_file_of_another_kind_is_told_with_what_to_give_instead() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    let (images, embeddings, weights) = (tree(here), path(here, "e.h5"), path(here, "w.safetensors"));
+    assert_code(&export(&model, &images, &embeddings, &[]), 0);
+    assert_code(&amlfs(&["export", "weights", "--model", &model, "--out", &weights]), 0);
+    let (packed, numpy) = (path(here, "packed.h5"), path(here, "e.npy"));
+    std::fs::remove_dir_all(format!("{images}/10")).unwrap();
+    assert_code(&amlfs(&["prepare", "faces", &images, "--out", &packed, "--size=24x24"]), 0);
+    assert_code(&export(&model, &images, &numpy, &[]), 0);
+
+    let wanted = "; wanted is a checkpoint: a run's final.h5 or epoch-*.h5";
+    for (file, kind) in [
+        (&packed, "packed images, which amlfs prepare wrote"),
+        (&embeddings, "embeddings, which amlfs export embeddings wrote"),
+        (&weights, "a .safetensors file"),
+        (&numpy, "a NumPy file"),
+        (&path(here, "run/config.toml"), "not an HDF5 file"),
+    ] {
+        let told = format!("{file}: {kind}{wanted}");
+        assert_error(&amlfs(&["inspect", file]), 1, &told);
+        assert_error(&amlfs(&["export", "weights", "--model", file, "--out", &path(here, "x.safetensors")]), 1, &told);
+        assert_error(&export(file, &images, &path(here, "x.h5"), &[]), 1, &told);
+    }
+    // what is damaged is still a checkpoint
+    let bytes = std::fs::read(&model).unwrap();
+    std::fs::write(path(here, "half.h5"), &bytes[..bytes.len() / 2]).unwrap();
+    assert_error(&amlfs(&["inspect", &path(here, "half.h5")]), 1, "half.h5: truncated, or not an amlfs checkpoint");
+    let told = "packed.h5: not a directory; give the directory that the image files are below";
+    assert_error(&export(&model, &packed, &path(here, "x.h5"), &[]), 1, told);
+    let other = amlfs(&["export", "weights", "--model", &model, "--out", &path(here, "w.pth")]);
+    assert_error(&other, 78, "w.pth: must end in .safetensors");
+}

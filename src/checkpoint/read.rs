@@ -20,7 +20,10 @@ use crate::state::{
 /// Errors (`Error::Failed`, one sentence with the path): not there, not HDF5, truncated, damaged, another program's
 /// file, another major version of the format.
 pub fn read(path: &Path) -> Result<Checkpoint> {
-    read_file(path).map_err(|Cause(text)| Error::file(path, text))
+    read_file(path).map_err(|Cause(text)| match hdf5_file::instead_of_a_checkpoint(path) {
+        Some(kind) => Error::file(path, format!("{kind}; wanted is a checkpoint: a run's final.h5 or epoch-*.h5")),
+        None => Error::file(path, text),
+    })
 }
 
 fn read_file(path: &Path) -> Outcome<Checkpoint> {

@@ -126,6 +126,9 @@ fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
 
 /// Under their names in PyTorch, without `model/`. Normalisation and training settings go into the metadata.
 fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
+    if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
+        return Err(Error::config(format!("--out {}: must end in .safetensors", arguments.out.display())));
+    }
     atomic_file::refuse_existing(&arguments.out)?;
     let checkpoint = checkpoint::read(&arguments.model)?;
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = checkpoint
