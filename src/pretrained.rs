@@ -20,19 +20,29 @@ pub struct InitReport {
     pub unused: Vec<String>,
 }
 
-/// Overwrites the model's tensors in `state` (laid out by `specs`) that a .safetensors file has: a whole network's of ours
-/// (`amlfs export weights`) or a backbone's, each also with `module.` in front (`Tensors::find`). `classifiers`, the class
-/// weights, keep their random values if the file's have another shape: it knows other classes.
-///
-/// Errors: no such file; not safetensors; two tensors of one name; another tensor of another shape; one that is not f32
-/// or not finite; nothing that fits.
+/// `take_over` from a file. Errors: no such file, or its.
 pub fn load(path: &Path, specs: &[TensorSpec], classifiers: &[&str], state: &mut [f32]) -> Result<InitReport> {
     if path.is_dir() {
         let why = "a directory; --init takes a .safetensors file, which 'amlfs export weights' makes of a checkpoint";
         return Err(Error::file(path, why));
     }
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-    let tensors = Tensors::new(&bytes, specs).map_err(|why| Error::file(path, why))?;
+    take_over(&bytes, specs, classifiers, state).map_err(|why| Error::file(path, why))
+}
+
+/// Overwrites the model's tensors in `state` (laid out by `specs`) that a .safetensors file has: a whole network's of ours
+/// (`amlfs export weights`) or a backbone's, each also with `module.` in front (`Tensors::find`). `classifiers`, the class
+/// weights, keep their random values if the file's have another shape: it knows other classes.
+///
+/// Errors: not safetensors; two tensors of one name; another tensor of another shape; one that is not f32 or not finite;
+/// nothing that fits.
+pub fn take_over(
+    bytes: &[u8],
+    specs: &[TensorSpec],
+    classifiers: &[&str],
+    state: &mut [f32],
+) -> std::result::Result<InitReport, String> {
+    let tensors = Tensors::new(bytes, specs)?;
     let mut report = InitReport { found: 0, missing: Vec::new(), unused: Vec::new() };
     let mut used = BTreeSet::new();
     for spec in specs {
@@ -49,13 +59,13 @@ pub fn load(path: &Path, specs: &[TensorSpec], classifiers: &[&str], state: &mut
             continue;
         }
         if dtype != Dtype::F32 || shape != spec.shape {
-            let why = format!("{its_name} is {shape:?} {dtype:?} there; the network's {name} is {:?} F32", spec.shape);
-            return Err(Error::file(path, why));
+            let here = format!("the network's {name} is {:?} F32", spec.shape);
+            return Err(format!("{its_name} is {shape:?} {dtype:?} there; {here}"));
         }
         let (numbers, _) = tensor.data().as_chunks::<4>();
         let values: Vec<f32> = numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         if values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::file(path, format!("{its_name} has a number that is not finite")));
+            return Err(format!("{its_name} has a number that is not finite"));
         }
         spec.write(&values, state);
         report.found += usize::from(counts);
@@ -65,8 +75,7 @@ pub fn load(path: &Path, specs: &[TensorSpec], classifiers: &[&str], state: &mut
     if report.found == 0 {
         let [theirs, ours] = [&mut names().map(String::as_str) as &mut dyn Iterator<Item = &str>, &mut model(specs)]
             .map(|names| names.take(3).collect::<Vec<_>>().join(", "));
-        let why = format!("none of its tensors ({theirs} ...) has a name of the network's ({ours} ...)");
-        return Err(Error::file(path, why));
+        return Err(format!("none of its tensors ({theirs} ...) has a name of the network's ({ours} ...)"));
     }
     report.unused = names().filter(|name| !used.contains(name.as_str())).cloned().collect();
     Ok(report)

@@ -5,6 +5,7 @@ mod devkit;
 mod lfw;
 mod npy;
 mod recordio;
+mod weights;
 
 use std::cell::Cell;
 

@@ -136,7 +136,7 @@ mod tests {
                     config.validation_identities = advised(&text, "data.reid.validation_identities", held_out);
                     let batch_size = advised(&text, "train.batch_size", batch_size);
                     assert!(
-                        batch_size > images && batch_size % images == 0 && config.validation_identities >= 2,
+                        batch_size > images && batch_size.is_multiple_of(images) && config.validation_identities >= 2,
                         "{text}"
                     );
                     let mut misfit = Misfit::default();
