@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs a declared grid of tasks x arms x seeds, and tells what it says: means, standard errors, paired differences.
 
-usage: scripts/evidence.py GRID --data DIR --out DIR [--jobs N] [--list | --task I | --table] [--binary FILE]
+usage: scripts/evidence.py GRID [--data DIR] --out DIR [--jobs N] [--list | --task I | --table] [--binary FILE]
 
-GRID is a TOML file; scripts/evidence/small.toml is one with every key explained. --data is what amlfs --data takes (for a
+GRID is a TOML file; scripts/evidence/small.toml is one with every key explained. --data is what amlfs --data takes, if its data need it (for a
 grid with a [cifar10] table: CIFAR-10's official binary version, from which the grid's own subset is made below --out).
 
 Runs go to OUT/TASK/ARM/SEED, --jobs at once (default: one per core). The same command goes on where it stopped: runs that
@@ -46,7 +46,8 @@ class Run:
         self.source = source
         words = declared["arguments"] + grid["arguments"] + grid["tasks"][task]
         words = [word.replace("{from}", str(source)) for word in words]
-        self.command = [str(options.binary), *words, "--data", str(options.data), "--seed", str(seed),
+        data = ["--data", str(options.data)] if options.data else []
+        self.command = [str(options.binary), *words, *data, "--seed", str(seed),
                         "--out", str(self.directory), "--resume"]
 
     def complete(self):
@@ -201,7 +202,7 @@ def agreement(grid, found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=pathlib.Path)
-    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/amlfs")
@@ -216,6 +217,8 @@ def main():
     if subset:
         full, options.data = options.data, options.out / "data"
         if not (options.data / "test_batch.bin").exists():
+            if not full:
+                sys.exit(f"{options.grid}: its [cifar10] table wants --data, CIFAR-10's official binary version")
             cifar_subset(full, options.data, **subset)
     runs = [Run(grid, task, arm, seed, options)
             for arm, task in itertools.product(grid["arms"], grid["tasks"]) if task in grid_tasks(grid, arm)

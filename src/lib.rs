@@ -15,7 +15,7 @@ mod hdf5_file;
 pub mod loss;
 pub mod model;
 pub mod policy;
-mod pretrained;
+pub mod pretrained;
 pub mod process;
 pub mod rng;
 pub mod run_directory;

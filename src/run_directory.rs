@@ -1,6 +1,7 @@
 //! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -47,7 +48,20 @@ impl RunDirectory {
     pub fn open(&mut self, config: &Config, resume: bool) -> Result<Found> {
         fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
         self.lock = Some(RunLock::take(&self.path)?);
-        let entries = fs::read_dir(&self.path).map_err(|why| Error::file(&self.path, why))?;
+        let found = self.look(config, resume)?;
+        // of an earlier stop
+        let _ = fs::remove_file(self.stopped_file());
+        atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
+        terminal::log_to(&self.path.join("run.log"))?;
+        Ok(found)
+    }
+
+    /// What there is to continue; writes nothing. Errors: those of `open`, but that it can't be written.
+    pub fn look(&self, config: &Config, resume: bool) -> Result<Found> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Found::Fresh),
+            entries => entries.map_err(|why| Error::file(&self.path, why))?,
+        };
         if entries.flatten().any(|entry| entry.file_name() != run_lock::NAME) {
             if !resume {
                 let path = self.path.display();
@@ -57,10 +71,6 @@ impl RunDirectory {
             }
             self.check_config(config)?;
         }
-        // of an earlier stop
-        let _ = fs::remove_file(self.stopped_file());
-        atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
-        terminal::log_to(&self.path.join("run.log"))?;
         if self.final_file().exists() {
             return Ok(Found::Finished);
         }

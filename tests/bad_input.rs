@@ -35,6 +35,7 @@ fn settings_that_can_not_be_end_with_78_on_two_ranks() {
         (&["--samples=1", "--policy=reinforce"], "search.samples = 1: fewer than the 2 MPI ranks"),
         (&["--set=loss.name=softmax"], "amlfs train --loss NAME"),
         (&["--set=data.kind=cifar10"], "data.path"),
+        (&["--data=somewhere"], "--data somewhere: data.kind = \"glyphs\" generates its images; leave it out"),
     ];
     for (settings, what) in cases {
         let output = search(2, &[*settings, &[&out]].concat());
@@ -121,6 +122,29 @@ fn a_run_directory_is_protected_and_damaged_checkpoints_are_refused() {
     std::fs::write(&file, &whole).unwrap();
     assert_code(&search(2, &[&out, "--resume"]), 0);
     assert_same(&finished, &final_without_timings(&run));
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_would_go_on_with_and_meets_its_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let (run, out) = (directory.path().join("run"), out(directory.path()));
+    let dry = |more: &[&str]| search(2, &[&[&out[..], "--dry-run"], more].concat());
+    let says = |output: &Output, what: &str| {
+        assert_code(output, 0);
+        assert!(text(output).contains(what), "{}", text(output));
+    };
+    says(&dry(&[]), "run starts anew");
+    says(&dry(&["--resume"]), "run starts anew");
+    assert!(!run.exists(), "nothing is written");
+
+    assert_code(&search(2, &[&out]), 0);
+    let before = std::fs::read(run.join("run.log")).unwrap();
+    assert_error(&dry(&[]), 78, "the directory is not empty; continue its run with --resume");
+    assert_error(&dry(&["--resume", "--set=search.sigma=0.7"]), 78, "search.sigma is 0.2 there and 0.7 here");
+    says(&dry(&["--resume"]), "run is complete: nothing would be done");
+    std::fs::remove_file(run.join("final.h5")).unwrap();
+    says(&dry(&["--resume"]), "run goes on after epoch 3");
+    assert_eq!(std::fs::read(run.join("run.log")).unwrap(), before);
 }
 
 #[test]

@@ -9,7 +9,9 @@ use amlfs::checkpoint;
 use amlfs::data::{EmbeddingsWriter, Images, Packed};
 use serde_json::Value;
 use support::kill::kill_and_resume;
-use support::{amlfs, assert_code, assert_same, errors, final_without_timings, finish, json, mpirun, path, text};
+use support::{
+    amlfs, assert_code, assert_same, errors, final_without_timings, finish, for_training, json, mpirun, path, text,
+};
 
 /// A search of seconds on 32 x 32 images. On CPU, where the bits are promised.
 const SMALL_FACES: &[&str] = &[
@@ -98,7 +100,8 @@ fn a_face_search_that_is_killed_and_resumed_has_the_straight_runs_bits() {
 fn trained(directory: &Path) -> String {
     let data = format!("--data={}", packed(directory, "train", 24, 1));
     let out = format!("--out={}", path(directory, "run"));
-    let settings = [&["train", "--loss=am-softmax"], SMALL_FACES, &[&data, &out, "--samples=1", "--epochs=1"]].concat();
+    let settings =
+        [&["train", "--loss=am-softmax"], &for_training(SMALL_FACES)[..], &[&data, &out, "--epochs=1"]].concat();
     assert_code(&finish(&mut mpirun(1, &settings)), 0);
     path(directory, "run/final.h5")
 }
@@ -434,7 +437,7 @@ fn mistakes_give_one_sentence_that_names_file_and_cause() {
         (
             search(&[&data_flag, "--set=data.faces.probe_identities=50"]),
             1,
-            "too few for data.faces.probe_identities = 50",
+            "held out are data.faces.probe_identities = 50",
         ),
         (search(&["--data=/nowhere.h5"]), 1, "/nowhere.h5: "),
         (search(&[]), 78, "data.path"),

@@ -10,13 +10,13 @@ use npyz::WriterBuilder;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use support::kill::kill_and_resume;
-use support::{amlfs, assert_code, assert_same, final_without_timings, finish, json, mpirun, path, text};
+use support::{amlfs, assert_code, assert_same, final_without_timings, finish, for_training, json, mpirun, path, text};
 
 /// A search of seconds: 64 x 32 images, a sixteenth of the channels. On CPU, where the bits are promised.
 const SMALL: &[&str] = &[
+    "--samples=4",
     "--device=cpu",
     "--threads=1",
-    "--samples=4",
     "--epochs=3",
     "--set=search.warmup_epochs=0",
     "--set=data.reid.size=[72, 36]",
@@ -102,8 +102,17 @@ fn every_model_is_searched_and_measured_from_its_checkpoint_and_from_its_feature
         }
         let (query, gallery) = (format!("{features}/query.h5"), format!("{features}/gallery.h5"));
         assert_eq!(found, evaluate(2, &["--query", &query, "--gallery", &gallery, "--rerank"]), "{preset}");
-        let query = hdf5::File::open(query).unwrap().dataset("features").unwrap().shape();
-        assert_eq!(query[1], dimensions);
+        let query = hdf5::File::open(query).unwrap().dataset("features").unwrap();
+        assert_eq!(query.shape()[1], dimensions);
+
+        // the query's images as files: the same network, sizes and mirror images
+        let (images, exported) = (path(here, "tree/query"), path(here, &format!("{preset}-exported.h5")));
+        let export = ["export", "embeddings", "--device=cpu", "--threads=1", "--model", &model, &images];
+        assert_code(&amlfs(&[&export[..], &["--out", &exported]].concat()), 0);
+        let exported = amlfs::data::Embeddings::open(Path::new(&exported)).unwrap();
+        let rows: Vec<f32> = Vec::try_from(exported.rows(0..exported.count()).unwrap().view(-1)).unwrap();
+        assert_eq!(rows, query.read_raw::<f32>().unwrap(), "{preset}");
+        assert!(exported.names().unwrap().is_sorted());
     }
 }
 
@@ -236,13 +245,62 @@ fn weights_to_start_from_are_taken_over() {
     safetensors::serialize_to_file([("conv1.weight", tensor)], None, Path::new(&init)).unwrap();
     let out = path(directory.path(), "run");
     let rest = ["--preset=market1501-sft", "--data", &data, "--init", &init, "--out", &out, "--epochs=1"];
-    let frozen = ["--samples=1", "--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
-    let output = finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], SMALL, &rest, &frozen].concat()));
+    let frozen = ["--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
+    let output =
+        finish(&mut mpirun(1, &[&["train", "--loss=am-softmax"], &for_training(SMALL)[..], &rest, &frozen].concat()));
     assert_code(&output, 0);
     assert!(text(&output).contains("1 tensors start from"), "{}", text(&output));
     let stored = checkpoint::read(Path::new(&path(directory.path(), "run/final.h5"))).unwrap();
     let found = stored.tensors.iter().find(|tensor| tensor.path == "model/backbone.conv1.weight").unwrap();
     assert_eq!(found.values, (1..=588).map(|i| i as f32 / 100.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_run_starts_from_the_exported_weights_of_another_or_of_its_backbone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, data) = (directory.path(), packed(directory.path()));
+    let frozen = ["--epochs=1", "--set=train.learning_rate=1e-30", "--set=train.warmup_epochs=0"];
+    let train = |preset: &str, name: &str, init: &[&str]| {
+        let what = ["train", "--loss=softmax", "--preset", preset, "--data", &data, "--out", &path(here, name)];
+        let output = amlfs(&[&what[..], &for_training(SMALL), &frozen, init].concat());
+        assert_code(&output, 0);
+        (checkpoint::read(Path::new(&path(here, &format!("{name}/final.h5")))).unwrap(), text(&output))
+    };
+    let (first, _) = train("market1501-spherereid", "first", &[]);
+    let weights = path(here, "first.safetensors");
+    let model = path(here, "first/final.h5");
+    assert_code(&amlfs(&["export", "weights", "--model", &model, "--out", &weights]), 0);
+
+    let (second, said) = train("market1501-spherereid", "second", &["--init", &weights, "--seed=2"]);
+    assert!(said.contains("random: none"), "{said}");
+    let parameters = |run: &checkpoint::Checkpoint| {
+        let all = run.tensors.iter().filter(|tensor| {
+            tensor.path.starts_with("model/") && (tensor.path.ends_with(".weight") || tensor.path.ends_with(".bias"))
+        });
+        all.flat_map(|tensor| tensor.values.clone()).collect::<Vec<_>>()
+    };
+    let pairs = parameters(&second).into_iter().zip(parameters(&first));
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-20, "{worst}: nothing is learned at this rate, but for biases of 0");
+
+    // MGN has the backbone alone, and copies of its last stage
+    let (mgn, said) = train("market1501-mgn", "mgn", &["--init", &weights]);
+    assert!(said.contains("that have no place: ") && said.contains("bn2.running_var"), "{said}");
+    let of = |run: &checkpoint::Checkpoint, name: &str| {
+        run.tensors.iter().find(|tensor| tensor.path == format!("model/{name}")).unwrap().values.clone()
+    };
+    for (here, there) in
+        [("backbone.bn1.weight", "backbone.bn1.weight"), ("p3.layer4.2.conv1.weight", "backbone.layer4.2.conv1.weight")]
+    {
+        assert_eq!(of(&mgn, here), of(&first, there));
+    }
+
+    let wider = ["--init", &weights, "--set=model.width=0.125", "--preset=market1501-spherereid", "--data", &data];
+    let output =
+        amlfs(&[&["train", "--loss=softmax", "--out", &path(here, "no")], &for_training(SMALL)[..], &wider].concat());
+    assert_code(&output, 1);
+    let said = "first.safetensors: backbone.conv1.weight is [4, 3, 7, 7] F32 there; the network's backbone.conv1.weight is [8, 3, 7, 7] F32";
+    assert!(text(&output).contains(said), "{}", text(&output));
 }
 
 #[test]
@@ -256,8 +314,12 @@ fn what_cannot_be_trained_on_is_refused_with_a_reason() {
         assert!(text(&output).contains(why), "{}", text(&output));
         assert!(!Path::new(&out).exists(), "{arguments:?} left a run directory");
     };
-    refused(1, &["--set=train.batch_size=64"], "8 identities to train on are too few for batches of 32 identities");
-    refused(1, &["--set=data.reid.validation_identities=11"], "are too few for data.reid.validation_identities = 11");
+    let left =
+        "8 are left to train on, and a batch takes 32, train.batch_size = 64 over data.reid.images_per_identity = 2";
+    refused(1, &["--set=train.batch_size=64"], left);
+    refused(1, &["--set=data.reid.validation_identities=11"], "held out are data.reid.validation_identities = 11");
+    let both = ["--set=train.batch_size=64", "--set=data.reid.validation_identities=11"];
+    refused(1, &both, "These fit: --set data.reid.validation_identities=3 --set train.batch_size=18");
     refused(78, &["--set=train.batch_size=9"], "train.batch_size = 9 (--set train.batch_size=9): must be P identities");
     refused(78, &["--set=data.reid.crop=[80, 32]"], "data.reid.crop");
     refused(78, &["--set=model.name=resnet-cifar"], "must be sphere-reid, sft or mgn");

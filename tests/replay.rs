@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use amlfs::checkpoint::{self, Checkpoint};
-use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, finish, mpirun, path};
+use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, finish, for_training, mpirun, path};
 
 /// Runs to the end and reads final.h5.
 fn run(out: &Path, command: &[&str], settings: &[&[&str]]) -> Checkpoint {
@@ -26,8 +26,9 @@ fn the_chosen_losses_train_the_searchs_own_model_again_to_the_last_bit() {
     let search = run(&directory.path().join("search"), &[], &[SMALL, NATURAL]);
     assert!(search.history.iter().any(|record| record.best > 0), "the seed chooses different samples");
     let replay = format!("--replay={file}");
+    let training = for_training(SMALL);
     let chosen =
-        run(&directory.path().join("chosen"), &["train", &replay, "--replay-as=chosen"], &[SMALL, &NATURAL[6..]]);
+        run(&directory.path().join("chosen"), &["train", &replay, "--replay-as=chosen"], &[&training, &NATURAL[6..]]);
     for group in ["model/", "last/", "optimizer/"] {
         assert!(!tensors(&search, group).is_empty());
         assert!(tensors(&search, group) == tensors(&chosen, group), "{group} differs");
@@ -36,9 +37,9 @@ fn the_chosen_losses_train_the_searchs_own_model_again_to_the_last_bit() {
 
     // another seed and twice as many epochs
     let other = ["--seed=7", "--epochs=6"];
-    let mean = run(&directory.path().join("mean"), &["train", &replay], &[SMALL, &other]);
+    let mean = run(&directory.path().join("mean"), &["train", &replay], &[&training, &other]);
     assert!(mean.history.iter().all(|record| record.samples.len() == 1 && record.samples[0].theta == search.policy.mu));
-    let means = run(&directory.path().join("means"), &["train", &replay, "--replay-as=means"], &[SMALL, &other]);
+    let means = run(&directory.path().join("means"), &["train", &replay, "--replay-as=means"], &[&training, &other]);
     assert_eq!(means.history[0].samples[0].theta, search.history[0].mu);
     assert_eq!(means.history[5].samples[0].theta, search.history[2].mu);
 }
@@ -53,9 +54,9 @@ fn a_search_starts_from_anothers_mean_and_a_fixed_losss_run_has_none() {
     assert_ne!(second.policy.mu, search.policy.mu);
 
     let softmax = directory.path().join("softmax");
-    run(&softmax, &["train", "--loss=softmax"], &[SMALL, &["--epochs=1"]]);
+    run(&softmax, &["train", "--loss=softmax"], &[&for_training(SMALL), &["--epochs=1"]]);
     let replay = format!("--replay={}", softmax.join("final.h5").display());
-    let output = amlfs(&[&["train", &replay, "--out=x"], SMALL].concat());
+    let output = amlfs(&[&["train", &replay, "--out=x"], &for_training(SMALL)[..]].concat());
     assert_error(&output, 1, "final.h5: the checkpoint of a training with a fixed loss: it has learned no loss");
     assert_error(&amlfs(&[SMALL, &["--init-mu=nowhere.h5", "--out=x"]].concat()), 1, "nowhere.h5: ");
 }

@@ -21,7 +21,10 @@ use crate::state::{
 /// file, another major version of the format.
 pub fn read(path: &Path) -> Result<Checkpoint> {
     let path = &file_of(path)?;
-    read_file(path).map_err(|Cause(text)| Error::file(path, text))
+    read_file(path).map_err(|Cause(text)| match hdf5_file::instead_of_a_checkpoint(path) {
+        Some(kind) => Error::file(path, format!("{kind}; wanted is a checkpoint: a run's final.h5 or epoch-*.h5")),
+        None => Error::file(path, text),
+    })
 }
 
 fn read_file(path: &Path) -> Outcome<Checkpoint> {

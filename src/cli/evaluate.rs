@@ -179,7 +179,7 @@ pub struct LfwArguments {
     pub machine: MachineArguments,
 }
 
-fn parse_share(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn parse_share(text: &str) -> std::result::Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".into())
 }

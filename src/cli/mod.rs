@@ -1,6 +1,8 @@
 //! What was typed. What it means is in `config` and `commands`.
 
 mod evaluate;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,7 @@ use crate::data::Store;
 use crate::error::Result;
 use crate::loss::FIXED_LOSSES;
 use crate::policy::POLICIES;
+use evaluate::parse_share;
 
 pub use evaluate::{
     EvaluateArguments, EvaluateCommand, EvaluateTestArguments, LfwArguments, MachineArguments, MegafaceArguments,
@@ -83,32 +86,34 @@ pub struct RunArguments {
     pub out: Option<PathBuf>,
     /// Go on with the run in --out from its newest checkpoint; its settings must be the same. Without a checkpoint
     /// there, start anew
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     pub resume: bool,
-    /// Print every setting and the plan (steps, memory, files), and stop before training
+    /// Print every setting and the plan (steps, memory, files), and stop before training. What --out holds is looked at,
+    /// and nothing is written there
     #[arg(long)]
     pub dry_run: bool,
     /// The training data: for CIFAR the directory of its batches (binary or Python version) or the .tar.gz, for faces
     /// and persons the file that amlfs prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Weights to start from instead of random ones, by torchvision's names, .safetensors (model.init)
+    pub data: Option<PathBuf>,
+    /// Weights to start from instead of random ones, .safetensors: another run's (amlfs export weights), or a ResNet-50's
+    /// by torchvision's names (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Start the search from the mean that another run's search ended with: its final.h5 or directory (search.mu; what theta is comes
-    /// with it)
+    /// Start the search from the mean that another run's search ended with: its final.h5 or directory (search.mu; what
+    /// theta is comes with it); not with amlfs train
     #[arg(long, value_name = "FILE")]
     pub init_mu: Option<PathBuf>,
     /// Share of the training labels to replace by wrong ones, at least 0 and below 1; default: the preset's, 0
     /// without one (data.label_noise)
     #[arg(long, value_name = "SHARE")]
     label_noise: Option<f64>,
-    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one;
-    /// amlfs train always has 1 (search.samples)
+    /// How many losses are tried at once, B; at least the number of MPI ranks; default: the preset's, 32 without one; not
+    /// with amlfs train, which has 1 (search.samples)
     #[arg(long, value_name = "B")]
     samples: Option<usize>,
-    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one;
-    /// amlfs train ignores it (search.policy)
+    /// How the distribution of losses learns from rewards; default: the preset's, reinforce without one; not with amlfs
+    /// train (search.policy)
     #[arg(long, value_name = "NAME", value_parser = policies())]
     policy: Option<String>,
     /// Epochs to train, those of earlier jobs included; default: the preset's, 200 without one (train.epochs)
@@ -133,17 +138,21 @@ pub struct RunArguments {
     max_hours: Option<f64>,
 }
 
+/// What only a search has; a training has one of `--loss` and `--replay`.
+const OF_A_SEARCH: [&str; 3] = ["init_mu", "samples", "policy"];
+
 #[derive(Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["loss", "replay"])))]
 pub struct TrainArguments {
     /// The fixed loss to train with
-    #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with = "init_mu")]
+    #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with_all = OF_A_SEARCH)]
     pub loss: Option<String>,
     /// Train with what a search learned: its final.h5 or directory
-    #[arg(long, value_name = "FILE", conflicts_with = "init_mu")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_SEARCH)]
     pub replay: Option<PathBuf>,
     /// What of it to train with
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Replayed::Mean, requires = "replay")]
+    // the parser requires nothing that excludes what is there: that must exclude this option, too
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Replayed::Mean, requires = "replay", conflicts_with = "loss")]
     pub replay_as: Replayed,
     #[command(flatten)]
     pub run: RunArguments,
@@ -189,7 +198,7 @@ pub struct PrepareFacesArguments {
     pub exclude: Vec<PathBuf>,
     /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -210,7 +219,7 @@ pub struct PrepareReidArguments {
     pub own_tree: bool,
     /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub max_skipped: f64,
     /// Threads that decode and encode; default: one per core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -243,7 +252,7 @@ pub struct PrepareGlyphsArguments {
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<(usize, usize)>,
     /// How hard the glyphs are to read: 0 (clean) to 1 (hardly readable)
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_parser = parse_share)]
     pub difficulty: f64,
     /// Seed of the glyphs and their images: equal seeds give equal files
     #[arg(long, default_value_t = 1)]
@@ -252,7 +261,8 @@ pub struct PrepareGlyphsArguments {
 
 #[derive(Subcommand)]
 pub enum ExportCommand {
-    /// Unit embeddings of the images below a directory, with their mirror images' added: .h5 or .npy
+    /// Unit embeddings of the images below a directory, with their mirror images' added, by any run's network: .h5 or
+    /// .npy
     Embeddings(ExportEmbeddingsArguments),
     /// The model's weights for PyTorch: .safetensors
     Weights(ExportWeightsArguments),
@@ -263,11 +273,19 @@ pub struct ExportEmbeddingsArguments {
     /// Checkpoint of the network that embeds the images, or a run's directory
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Directory of images, in a directory per identity
+    /// Directory with image files at any depth; the directory that holds an image is its identity
     pub images: PathBuf,
     /// File to write: .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, nothing is embedded
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
+    pub max_skipped: f64,
+    /// For a network for CIFAR-10, whose colours are normalised by its training images: where they lie now; default:
+    /// where they were during the run
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArguments,
 }

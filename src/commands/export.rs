@@ -12,13 +12,17 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
-use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, Folder, Images, Source};
+use crate::config::Source;
+use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree, Images, write_skipped};
 use crate::embedding::{Embedder, StoredRun};
 use crate::error::{Error, Result};
+use crate::task;
 use crate::terminal;
 
 /// Images embedded at once.
 const IMAGES_AT_ONCE: usize = 4096;
+/// Bad images that an error message names.
+const NAMED: usize = 10;
 
 pub fn run(command: &ExportCommand) -> Result<()> {
     match command {
@@ -33,15 +37,25 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
         return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
     }
     atomic_file::refuse_existing(&arguments.out)?;
-    let run = StoredRun::open(&arguments.model, |config| arguments.machine.adjust(&mut config.run))?;
-    let mut embedder = Embedder::faces(run)?;
-    let folder = Folder::open(&arguments.images)?;
-    let names: Vec<String> = (0..folder.count()).map(|index| folder.name(index)).collect();
-    let labels: Vec<u32> = (0..folder.count()).map(|index| folder.label(index)).collect();
-    let identities: Vec<String> =
-        (0..labels.last().map_or(0, |&last| last + 1)).map(|number| folder.identity(number)).collect();
-    let images = names.iter().map(|name| Encoded::File(arguments.images.join(name))).collect();
-    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size });
+    let tree = ImageTree::list(&arguments.images)?;
+    let run = StoredRun::open(&arguments.model, |config| {
+        config.data.path = arguments.data.clone().or(config.data.path.take());
+        arguments.machine.adjust(&mut config.run);
+    })?;
+    if arguments.data.is_some() && !matches!(run.config.data.source, Source::Cifar { .. }) {
+        return Err(Error::config("--data: only a network for CIFAR-10 needs its run's data; leave it out"));
+    }
+    let normalisation = task::normalisation(&run.config)?;
+    let tree = checked(tree, arguments, run.config.run.loader_threads)?;
+    let mut embedder = Embedder::new(run, normalisation)?;
+    let (names, (labels, identities)) = (tree.names(), tree.identities());
+    if let Some(name) = names.iter().find(|name| format == Some("npy") && name.contains(['\n', '\r'])) {
+        let why =
+            format!("the image {name:?} has a line break in its name, which FILE.names.txt can't hold; write .h5");
+        return Err(Error::file(&arguments.out, why));
+    }
+    let images = tree.paths().into_iter().map(Encoded::File).collect();
+    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size, fit: embedder.fit });
 
     let bar = terminal::bar(names.len() as u64, 0);
     bar.set_message("images");
@@ -61,7 +75,37 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
     }
     bar.finish_and_clear();
     terminal::line(&format!("{}: {} images of {} identities", arguments.out.display(), names.len(), identities.len()));
+    print_left_out(&tree, &arguments.out);
     Ok(())
+}
+
+/// The images that can be decoded; what is left out is listed beside --out. Error: more can't be than --max-skipped says.
+fn checked(mut tree: ImageTree, arguments: &ExportEmbeddingsArguments, threads: usize) -> Result<ImageTree> {
+    let bar = terminal::bar(tree.count() as u64, 0);
+    bar.set_message("images looked at");
+    tree.check(threads, &|| bar.inc(1));
+    bar.finish_and_clear();
+    let list = atomic_file::with_suffix(&arguments.out, ".skipped.csv");
+    write_skipped(&list, &tree.left_out())?;
+    let (bad, all) = (tree.undecodable(), tree.count() + tree.undecodable().len());
+    if tree.count() > 0 && bad.len() as f64 <= arguments.max_skipped * all as f64 {
+        return Ok(tree);
+    }
+    let named: String = bad.iter().take(NAMED).map(|(name, why)| format!("\n  {name}: {why}")).collect();
+    let (images, allowed, list) = (arguments.images.display(), 100.0 * arguments.max_skipped, list.display());
+    let advice = if tree.count() > 0 { "repair them, or allow more (--max-skipped)" } else { "none is left" };
+    let bad = bad.len();
+    let why = format!("{images}: {bad} of {all} images can't be decoded, more than the {allowed} % allowed:{named}");
+    Err(Error::failed(format!("{why}\nAll are listed in {list}; {advice}")))
+}
+
+fn print_left_out(tree: &ImageTree, out: &Path) {
+    let (bad, all) = (tree.undecodable().len(), tree.left_out().len());
+    if all > 0 {
+        let list = atomic_file::with_suffix(out, ".skipped.csv");
+        let list = list.display();
+        terminal::line(&format!("skipped: {all} files, {bad} of them images that can't be decoded; listed in {list}"));
+    }
 }
 
 /// Names to `path`.names.txt, then rows [N, D] f32 to `path`: where that is, so are its names.
@@ -82,6 +126,9 @@ fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
 
 /// Under their names in PyTorch, without `model/`. Normalisation and training settings go into the metadata.
 fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
+    if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
+        return Err(Error::config(format!("--out {}: must end in .safetensors", arguments.out.display())));
+    }
     atomic_file::refuse_existing(&arguments.out)?;
     let checkpoint = checkpoint::read(&arguments.model)?;
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = checkpoint

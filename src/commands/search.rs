@@ -9,6 +9,7 @@ use crate::comm::{self, Comm};
 use crate::config::{self, Config, Source};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::model;
 use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
@@ -49,12 +50,24 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
 fn run(arguments: &RunArguments, config: impl FnOnce() -> Result<Config>) -> Result<()> {
     // What every rank can see by itself fails on all of them, before MPI; one says so.
     let decided = config().and_then(|config| {
+        refuse_unused(arguments, &config)?;
         tch::set_num_threads(config.run.threads as i32);
         let devices = device::choose(&config.run)?;
         Ok((config, devices))
     });
     let (config, devices) = decided.map_err(only_rank_0_speaks)?;
     on_all_ranks(|comm| with_ranks(arguments, &config, &devices, comm))
+}
+
+/// Error: an option that this task has no use for.
+fn refuse_unused(arguments: &RunArguments, config: &Config) -> Result<()> {
+    match &arguments.data {
+        Some(path) if matches!(config.data.source, Source::Glyphs { .. }) => {
+            let why = "data.kind = \"glyphs\" generates its images; leave it out, or choose a preset for your data";
+            Err(Error::config(format!("--data {}: {why}", path.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn only_rank_0_speaks(error: Error) -> Error {
@@ -73,8 +86,11 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     // before anything is written, so that a wrong path leaves no run directory behind
     let mut task = open_task(arguments, config, devices, comm)?;
     if arguments.dry_run {
+        let looked = if comm.is_root() { what_out_holds(arguments, config) } else { Ok(None) };
+        let start = comm.agree(looked)?;
         if comm.is_root() {
             print_plan(config, comm, devices, &*task);
+            start.iter().for_each(|line| println!("# {line}"));
         }
         return Ok(());
     }
@@ -83,6 +99,18 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         Found::Finished => Ok(()),
         found => search_in(&directory, config, devices, &mut *task, found, comm),
     }
+}
+
+/// For a plan: from where the run would start in --out. Errors: those of the run itself.
+fn what_out_holds(arguments: &RunArguments, config: &Config) -> Result<Option<String>> {
+    let Some(out) = &arguments.out else { return Ok(None) };
+    let found = RunDirectory::new(out, config.run.keep).look(config, arguments.resume)?;
+    let start = match found {
+        Found::Fresh => "starts anew".into(),
+        Found::Unfinished(checkpoint) => format!("goes on after epoch {}", checkpoint.epoch),
+        Found::Finished => "is complete: nothing would be done".into(),
+    };
+    Ok(Some(format!("the run in {} {start}", out.display())))
 }
 
 fn check_size(config: &Config, comm: &Comm) -> Result<()> {
@@ -221,11 +249,14 @@ fn initialise(config: &Config, comm: &Comm, task: &mut dyn Task) -> Result<()> {
         return Ok(());
     };
     let mut state = state_of(task);
-    let report = pretrained::load(path, task.specs(), &mut state)?;
+    let classifiers = model::classifier_names(&config.model);
+    let report = pretrained::load(path, task.specs(), classifiers, &mut state)?;
     task.load(&state);
     if comm.is_root() {
         let (found, file) = (report.found, path.display());
-        log::info!("{found} tensors start from {file}; random: {}", report.missing.join(", "));
+        let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+        log::info!("{found} tensors start from {file}; random: {}", list(&report.missing));
+        log::info!("tensors of {file} that have no place: {}", list(&report.unused));
     }
     Ok(())
 }

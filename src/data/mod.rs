@@ -3,7 +3,9 @@
 mod batches;
 mod dataset;
 pub mod decode;
+mod image_tree;
 mod label_noise;
+mod listing;
 pub mod name_list;
 mod packed;
 pub mod prepare;
@@ -13,14 +15,16 @@ pub mod stored_features;
 
 pub use batches::{Augment, Balanced, Batch, batches, shuffled};
 pub use dataset::Dataset;
+pub use image_tree::ImageTree;
 pub use label_noise::{LabelChange, add_label_noise};
 pub use name_list::NameList;
 pub use packed::{CamerasAndSplits, Packed, Split, Store};
 pub use prepare::{
     FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
+    write_skipped,
 };
-pub use sources::{Cifar, Encoded, EncodedImages, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
-pub use splits::{HeldOut, HeldOutByCamera, hold_out_by_camera, hold_out_identities, stratified_split};
+pub use sources::{Cifar, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
+pub use splits::{HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, misfit, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures, PlainFeatures};
 
 use crate::error::Result;

@@ -8,16 +8,21 @@ use tch::Tensor;
 
 use super::StoredRun;
 use crate::config::Source;
-use crate::data::{Dataset, Images};
+use crate::data::{Dataset, Fit, Images};
 use crate::error::Result;
 use crate::eval::normalise_rows;
 use crate::model;
 use crate::train::{Normalisation, Trainer, evaluation_batches};
 
+/// Height and width of CIFAR-10's images.
+const CIFAR_SIDE: usize = 32;
+
 pub struct Embedder {
     trainer: Trainer,
     /// Height and width of its images.
     pub size: (usize, usize),
+    /// How its images get this size.
+    pub fit: Fit,
     /// The run's data.path.
     pub data: PathBuf,
     loader_threads: usize,
@@ -26,36 +31,39 @@ pub struct Embedder {
 impl Embedder {
     /// The network of a run on faces. Errors: the run is on something else, or its checkpoint of another network.
     pub fn faces(run: StoredRun) -> Result<Embedder> {
-        match run.config.data.source.clone() {
-            Source::Faces { path, settings } => Embedder::new(run, settings.size, Normalisation::FACES, path),
+        match run.config.data.source {
+            Source::Faces { .. } => Embedder::new(run, Normalisation::FACES),
             _ => Err(run.unfit(format!("the checkpoint of a network for {:?}, not for Faces", run.kind()))),
         }
     }
 
     /// The network of a run on persons. Errors: those of `faces`.
     pub fn persons(run: StoredRun) -> Result<Embedder> {
-        match run.config.data.source.clone() {
-            Source::Reid { path, settings } => Embedder::new(run, settings.size, Normalisation::REID, path),
+        match run.config.data.source {
+            Source::Reid { .. } => Embedder::new(run, Normalisation::REID),
             _ => Err(run.unfit(format!("the checkpoint of a network for {:?}, not for Reid", run.kind()))),
         }
     }
 
-    fn new(
-        run: StoredRun,
-        [height, width]: [usize; 2],
-        normalisation: Normalisation,
-        data: PathBuf,
-    ) -> Result<Embedder> {
+    /// The network of any run, whose images are normalised in this way. Error: the checkpoint is of another network.
+    pub fn new(run: StoredRun, normalisation: Normalisation) -> Result<Embedder> {
+        let ([height, width], fit) = match &run.config.data.source {
+            Source::Faces { settings, .. } => (settings.size, Fit::Cropped),
+            Source::Reid { settings, .. } => (settings.size, Fit::Stretched),
+            Source::Cifar { size, .. } => ([size.unwrap_or(CIFAR_SIDE); 2], Fit::Stretched),
+            Source::Glyphs { settings, .. } => ([settings.image_size; 2], Fit::Stretched),
+        };
+        let data = run.config.typed().data.path.clone().unwrap_or_default();
         // the model alone: the average, where one was kept
         let mut config = run.config.clone();
         config.train.average = None;
         let config = &config;
         // the classifier's rows are the only thing that the configuration does not tell
-        let classes = run.shape(&format!("model/{}", model::classifier_name(&config.model)))?[0];
+        let classes = run.shape(&format!("model/{}", model::classifier_names(&config.model)[0]))?[0];
         let (model, layout) = model::build(&config.model, (height, width), classes);
         let mut trainer = Trainer::new(config, model.into(), &layout, normalisation, &run.devices);
         trainer.load(&run.state(trainer.specs())?);
-        Ok(Embedder { trainer, size: (height, width), loader_threads: config.run.loader_threads, data })
+        Ok(Embedder { trainer, size: (height, width), fit, loader_threads: config.run.loader_threads, data })
     }
 
     /// Unit embeddings of some of the images: [n, D] f32 on the first device. Each is of the image's embedding plus its

@@ -2,6 +2,7 @@
 //! embeddings are built on it.
 
 pub mod trailer;
+mod wrong_kind;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,6 +12,8 @@ use std::path::Path;
 use hdf5::plist::dataset_create::{AllocTime, FillTime};
 use hdf5::types::VarLenUnicode;
 use hdf5::{Dataset, File, H5Type, Location};
+
+pub use wrong_kind::instead_of_a_checkpoint;
 
 /// Opens a file for reading; only what a checksum has approved, because libhdf5 may crash on damaged metadata.
 pub fn open(path: &Path) -> Outcome<File> {

@@ -58,13 +58,13 @@ impl Features {
     }
 }
 
-/// Name of the (first) class weights.
-pub fn classifier_name(config: &config::Model) -> &'static str {
+/// Names of the class weights.
+pub fn classifier_names(config: &config::Model) -> &'static [&'static str] {
     match config.name {
-        ModelName::ResnetCifar => "linear.weight",
-        ModelName::Sphereface => "fc6.weight",
-        ModelName::SphereReid | ModelName::Sft => "classifier.weight",
-        ModelName::Mgn => mgn::CLASSIFIERS[0],
+        ModelName::ResnetCifar => &["linear.weight"],
+        ModelName::Sphereface => &["fc6.weight"],
+        ModelName::SphereReid | ModelName::Sft => &["classifier.weight"],
+        ModelName::Mgn => &mgn::CLASSIFIERS,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Image classification: CIFAR and glyphs. Reward: top-1 accuracy on the validation split, or the likelihood of its labels.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::{Config, Reward};
-use crate::data::{Dataset, Images, add_label_noise, stratified_split};
+use crate::config::{self, Config, Reward, Source};
+use crate::data::{Cifar, Dataset, GlyphImages, Images, Scaled, add_label_noise, stratified_split};
 use crate::error::{Error, Result};
 use crate::eval::classification::top1;
 use crate::eval::likelihood::calibrated_log_likelihood;
@@ -18,6 +19,40 @@ pub struct Classes {
     pub training: Arc<dyn Images>,
     pub test: Arc<dyn Images>,
     pub count: usize,
+}
+
+impl Classes {
+    /// CIFAR-10 or CIFAR-100, scaled to `size` x `size` pixels if there is one. Errors: files that can't be used.
+    pub fn cifar(path: &Path, classes: usize, size: Option<usize>) -> Result<Classes> {
+        let (training, test) = Cifar::open(path, classes)?;
+        let sized = |images: Cifar| -> Result<Arc<dyn Images>> {
+            Ok(match size {
+                Some(size) => Arc::new(Scaled::new(&images, (size, size))?),
+                None => Arc::new(images),
+            })
+        };
+        Ok(Classes { training: sized(training)?, test: sized(test)?, count: classes })
+    }
+
+    pub fn glyphs(settings: &config::Glyphs, seed: u64) -> Classes {
+        let (training, test) = GlyphImages::open(settings, seed);
+        Classes { training: Arc::new(training), test: Arc::new(test), count: settings.classes }
+    }
+}
+
+/// How a run's network wants its images. Classification's depends on the images that were trained on: they are opened.
+pub fn normalisation(config: &Config) -> Result<Normalisation> {
+    let (images, fraction) = match &config.data.source {
+        Source::Cifar { path, classes, size, validation_fraction } => {
+            (Classes::cifar(path, *classes, *size)?, *validation_fraction)
+        }
+        Source::Glyphs { settings, validation_fraction } => {
+            (Classes::glyphs(settings, config.run.seed), *validation_fraction)
+        }
+        Source::Faces { .. } => return Ok(Normalisation::FACES),
+        Source::Reid { .. } => return Ok(Normalisation::REID),
+    };
+    Normalisation::of(&stratified_split(&images.training, images.count, fraction, config.run.seed).0)
 }
 
 /// Holds `validation_fraction` of the training images out and builds the network on `devices`. Errors: data that can't

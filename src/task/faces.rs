@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::training::{Goal, Supervised, Training};
 use crate::comm;
 use crate::config::{Config, Faces, Reward};
-use crate::data::{Dataset, HeldOut, Images, Packed, add_label_noise, hold_out_identities};
+use crate::data::{Dataset, HeldOut, Images, Misfit, Packed, add_label_noise, hold_out_identities, misfit};
 use crate::error::{Error, Result};
 use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::eval::megaface::Identification;
@@ -21,17 +21,17 @@ use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn faces(config: &Config, path: &Path, settings: &Faces, devices: &[Device]) -> Result<Supervised> {
-    let images = open(path, settings)?;
-    let test = settings.test.as_ref().map(|path| open(path, settings)).transpose()?;
-    if let Some(warning) = test.as_ref().and_then(|test| seen_in_training(&images, test))
-        && comm::launcher_rank() == 0
-    {
-        log::warn!("{}: {warning}", settings.test.as_deref().unwrap_or(path).display());
-    }
-    let identities = images.identities().len();
-    let images: Arc<dyn Images> = Arc::new(images);
+    let mut misfit = Misfit::default();
+    let packed = open(path, settings, &mut misfit)?;
+    let mut counts = vec![0; packed.identities().len()];
+    (0..packed.count()).for_each(|index| counts[packed.label(index) as usize] += 1);
+    let with_two = counts.iter().filter(|&&count| count > 1).count();
+    misfit::faces(counts.len(), with_two, settings, &mut misfit);
+    misfit.into_result(path)?;
+    let test = settings.test.as_ref().map(|path| open_test(path, settings, &packed)).transpose()?;
+    let images: Arc<dyn Images> = Arc::new(packed);
     let HeldOut { mut training, classes, probes, distractors } =
-        hold_out_identities(&images, identities, settings, config.run.seed)?;
+        hold_out_identities(&images, counts.len(), settings, config.run.seed);
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
     let test = test.map(|test| Arc::new(Dataset::whole(Arc::new(test))));
     let (model, layout) = model::build(&config.model, images.size(), classes);
@@ -48,6 +48,19 @@ struct Identify {
     probes: Arc<Dataset>,
     distractors: Arc<Dataset>,
     test: Option<Arc<Dataset>>,
+}
+
+/// The test file; warns if it holds what is trained on.
+fn open_test(path: &Path, settings: &Faces, training: &Packed) -> Result<Packed> {
+    let mut misfit = Misfit::default();
+    let test = open(path, settings, &mut misfit)?;
+    misfit.into_result(path)?;
+    if let Some(warning) = seen_in_training(training, &test)
+        && comm::launcher_rank() == 0
+    {
+        log::warn!("{}: {warning}", path.display());
+    }
+    Ok(test)
 }
 
 /// What of a test file is in the training file, too, if anything is.
@@ -69,15 +82,20 @@ fn seen_in_training(training: &Packed, test: &Packed) -> Option<String> {
     ))
 }
 
-fn open(path: &Path, settings: &Faces) -> Result<Packed> {
+/// Packed faces. Error: packed persons.
+fn open(path: &Path, settings: &Faces, misfit: &mut Misfit) -> Result<Packed> {
     let packed = Packed::open(path)?;
+    if packed.cameras_and_splits().is_some() {
+        let why = "written by amlfs prepare reid; for these take a preset for persons, such as market1501-spherereid";
+        return Err(Error::file(path, why));
+    }
     let (height, width) = packed.size();
     let [wanted_height, wanted_width] = settings.size;
     if (height, width) != (wanted_height, wanted_width) {
-        return Err(Error::file(
-            path,
+        misfit.add(
             format!("images of {height} x {width}, but data.faces.size is {wanted_height} x {wanted_width}"),
-        ));
+            [format!("--set 'data.faces.size=[{height},{width}]'")],
+        );
     }
     Ok(packed)
 }

@@ -5,8 +5,7 @@ mod faces;
 mod reid;
 mod training;
 
-use std::sync::Arc;
-
+pub use classification::normalisation;
 use classification::{Classes, classification};
 use faces::faces;
 use reid::reid;
@@ -14,7 +13,7 @@ use reid::reid;
 use tch::Device;
 
 use crate::config::{Config, Source};
-use crate::data::{Cifar, GlyphImages, Images, LabelChange, Scaled};
+use crate::data::LabelChange;
 use crate::error::Result;
 use crate::state::TensorSpec;
 use crate::train::Observer;
@@ -23,19 +22,10 @@ use crate::train::Observer;
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
     Ok(Box::new(match &config.data.source {
         Source::Cifar { path, classes, size, validation_fraction } => {
-            let (training, test) = Cifar::open(path, *classes)?;
-            let sized = |images: Cifar| -> Result<Arc<dyn Images>> {
-                Ok(match size {
-                    Some(size) => Arc::new(Scaled::new(&images, (*size, *size))?),
-                    None => Arc::new(images),
-                })
-            };
-            let images = Classes { training: sized(training)?, test: sized(test)?, count: *classes };
-            classification(config, images, *validation_fraction, devices)?
+            classification(config, Classes::cifar(path, *classes, *size)?, *validation_fraction, devices)?
         }
         Source::Glyphs { settings, validation_fraction } => {
-            let (training, test) = GlyphImages::open(settings, config.run.seed);
-            let images = Classes { training: Arc::new(training), test: Arc::new(test), count: settings.classes };
+            let images = Classes::glyphs(settings, config.run.seed);
             classification(config, images, *validation_fraction, devices)?
         }
         Source::Faces { path, settings } => faces(config, path, settings, devices)?,

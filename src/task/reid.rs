@@ -1,6 +1,7 @@
 //! Person re-identification: a packed benchmark (`amlfs prepare reid`). Reward: mAP of held-out training identities, each
 //! camera's query against all their images, as Market-1501 defines it (docs/reid.md).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use tch::{Device, Tensor};
 use super::training::{Goal, Supervised, Training};
 use crate::comm::Comm;
 use crate::config::{Config, Reid, Reward};
-use crate::data::{Balanced, Dataset, HeldOutByCamera, Images, Persons, Resized, add_label_noise, hold_out_by_camera};
+use crate::data::{
+    Balanced, Dataset, HeldOutByCamera, Images, Misfit, Persons, Resized, add_label_noise, hold_out_by_camera, misfit,
+};
 use crate::error::Result;
 use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::eval::retrieval::{self, Metric, retrieve};
@@ -20,11 +23,12 @@ use crate::train::{Normalisation, Trainer};
 /// Opens the packed file, holds identities out and builds the network on `devices`. Errors: data that can't be used.
 pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -> Result<Supervised> {
     let persons = Persons::open(path)?;
+    check_size(&persons, settings, config.train.batch_size, path)?;
     let images: Arc<dyn Images> = Arc::new(Resized { packed: persons.packed.clone(), size: settings.size.into() });
     let (identities, per_identity) = (settings.validation_identities, settings.validation_images);
     let seed = config.run.seed;
     let HeldOutByCamera { mut training, classes, query, gallery } =
-        hold_out_by_camera(&images, &persons.train, &persons.cameras, identities, per_identity, seed)?;
+        hold_out_by_camera(&images, &persons.train, &persons.cameras, identities, per_identity, seed);
     let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
 
     let crop = settings.crop.into();
@@ -45,6 +49,19 @@ pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -
     };
     let training = Training::new(config, training, trainer, Normalisation::REID).cropped(crop).balanced(balanced)?;
     Ok(Supervised { training, label_changes, goal: Box::new(goal) })
+}
+
+/// Error: too few people to hold some out and to fill a batch with others.
+fn check_size(persons: &Persons, settings: &Reid, batch_size: usize, path: &Path) -> Result<()> {
+    let mut cameras = BTreeMap::<i64, BTreeSet<i64>>::new();
+    for &index in &persons.train {
+        let (id, camera) = (persons.ids[index as usize], persons.cameras[index as usize]);
+        cameras.entry(id).or_default().insert(camera);
+    }
+    let seen_twice = cameras.values().filter(|cameras| cameras.len() > 1).count();
+    let mut misfit = Misfit::default();
+    misfit::people(cameras.len(), seen_twice, settings, batch_size, &mut misfit);
+    misfit.into_result(path)
 }
 
 struct Retrieve {

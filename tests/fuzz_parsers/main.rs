@@ -6,6 +6,7 @@ mod lfw;
 mod name_list;
 mod npy;
 mod recordio;
+mod weights;
 
 use std::cell::Cell;
 

@@ -44,6 +44,12 @@ pub const NATURAL: &[&str] = &[
     "--set=train.average=0.3",
 ];
 
+/// Settings of a search for `train`, which has one sample and no policy.
+pub fn for_training<'a>(settings: &[&'a str]) -> Vec<&'a str> {
+    let of_a_search = |flag: &str| ["--samples=", "--policy="].iter().any(|name| flag.starts_with(name));
+    settings.iter().copied().filter(|flag| !of_a_search(flag)).collect()
+}
+
 /// `mpirun -n ranks amlfs arguments...`, not yet started.
 pub fn mpirun(ranks: usize, arguments: &[&str]) -> Command {
     let mut command = mpirun_program(ranks, Path::new(AMLFS));

@@ -37,7 +37,7 @@ offset = [0, 0, 0, 0, 0, 0, 0.2, 0, 0, 0, 0, 0, 0]
 fn evidence(directory: &Path, more: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/evidence.py");
     let (grid, out) = (path(directory, "grid.toml"), path(directory, "out"));
-    let arguments = [&grid, "--data=unused", "--out", &out, "--binary", AMLFS];
+    let arguments = [&grid, "--out", &out, "--binary", AMLFS];
     finish(Command::new("python3").arg("-B").arg(script).args(arguments).args(more))
 }
 

@@ -35,7 +35,7 @@ pub fn run(arguments: &LfwArguments) -> Result<()> {
         }
         _ => unreachable!("the parser wants one or the other"),
     };
-    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size });
+    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size, fit: embedder.fit });
     let embeddings = embedder.embed(&images, 0..images.count())?;
     let select = |side: fn(&(usize, usize)) -> usize| {
         let indices: Vec<i64> = pairs.iter().map(|pair| side(pair) as i64).collect();

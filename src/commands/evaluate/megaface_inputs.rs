@@ -80,9 +80,9 @@ impl Items {
             (Items::Plain(features), ..) => FeatureSource::plain(features),
             (Items::Files(_, paths), Some(_), _) => FeatureSource::devkit(paths, threads, dimensions),
             (Items::Files(_, paths), None, Some(embedder)) => {
-                let size = embedder.size;
+                let (size, fit) = (embedder.size, embedder.fit);
                 let images = paths.into_iter().map(Encoded::File).collect();
-                FeatureSource::images(embedder, EncodedImages { images, size })
+                FeatureSource::images(embedder, EncodedImages { images, size, fit })
             }
             (Items::Files(..), None, None) => unreachable!("checked in open"),
         }

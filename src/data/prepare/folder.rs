@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::listing::{EXTENSIONS, Kind, list};
 use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
+use crate::data::listing::{EXTENSIONS, Kind, list};
 use crate::error::{Error, Result};
 
 /// A directory of identity directories with image files, in the order of their names. Hidden files and Thumbs.db are
@@ -58,13 +58,6 @@ impl Folder {
 
     fn ignore(&mut self, path: &Path, why: &str) {
         self.ignored.push((path.to_string_lossy().into_owned(), why.to_owned()));
-    }
-}
-
-impl Folder {
-    /// Identity number of image `index`.
-    pub fn label(&self, index: usize) -> u32 {
-        self.images[index].1
     }
 }
 

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use super::NAMED;
 use super::exclude::lines;
-use super::listing::{EXTENSIONS, Kind, list};
 use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
 use crate::data::Split;
+use crate::data::listing::{EXTENSIONS, Kind, list};
 use crate::error::{Error, Result};
 use layout::{Layout, SPLITS};
 use names::{Name, check, parse, parse_listed};

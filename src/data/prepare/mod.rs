@@ -4,7 +4,6 @@ pub mod exclude;
 mod face_tree;
 mod folder;
 mod journal;
-mod listing;
 mod market;
 mod market_tree;
 pub mod recordio;
@@ -375,8 +374,8 @@ fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal:
     )))
 }
 
-/// No file if nothing was skipped.
-fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
+/// Writes what was left out, and why. No file if nothing was.
+pub fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
     if skipped.is_empty() {
         // an earlier call may have left one
         return if path.exists() { fs::remove_file(path).map_err(|why| Error::file(path, why)) } else { Ok(()) };

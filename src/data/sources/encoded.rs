@@ -2,14 +2,25 @@
 
 use std::path::PathBuf;
 
+use super::resize;
 use crate::data::{Images, decode};
 use crate::error::{Error, Result};
 
-/// JPEG, PNG and PNM images, brought to one size as `prepare` does it.
+/// JPEG, PNG and PNM images, brought to one size.
 pub struct EncodedImages {
     pub images: Vec<Encoded>,
     /// Height and width.
     pub size: (usize, usize),
+    pub fit: Fit,
+}
+
+/// How an image of another shape gets the wanted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Cut around the centre, as `prepare faces` does it.
+    Cropped,
+    /// Stretched or squeezed, as `Resized` and `Scaled` do it.
+    Stretched,
 }
 
 pub enum Encoded {
@@ -32,15 +43,17 @@ impl Images for EncodedImages {
     }
 
     fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
-        let decode = |bytes: &[u8]| decode::any(bytes).map(|image| decode::fit(image, self.size));
         let image = match &self.images[index] {
-            Encoded::Bytes(name, bytes) => decode(bytes).map_err(|why| Error::failed(format!("{name}: {why}"))),
+            Encoded::Bytes(name, bytes) => decode::any(bytes).map_err(|why| Error::failed(format!("{name}: {why}"))),
             Encoded::File(path) => {
                 let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-                decode(&bytes).map_err(|why| Error::file(path, why))
+                decode::any(&bytes).map_err(|why| Error::file(path, why))
             }
         }?;
-        pixels.copy_from_slice(image.as_raw());
+        match self.fit {
+            Fit::Cropped => pixels.copy_from_slice(decode::fit(image, self.size).as_raw()),
+            Fit::Stretched => resize(&image, self.size, pixels),
+        }
         Ok(())
     }
 }

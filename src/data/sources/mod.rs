@@ -9,7 +9,7 @@ mod resized;
 mod scaled;
 
 pub use cifar::Cifar;
-pub use encoded::{Encoded, EncodedImages};
+pub use encoded::{Encoded, EncodedImages, Fit};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
 pub use persons::Persons;

@@ -2,8 +2,10 @@
 
 mod identities;
 mod identities_by_camera;
+pub mod misfit;
 mod stratified;
 
 pub use identities::{HeldOut, hold_out_identities};
 pub use identities_by_camera::{HeldOutByCamera, hold_out_by_camera};
+pub use misfit::Misfit;
 pub use stratified::stratified_split;

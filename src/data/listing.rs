@@ -71,7 +71,7 @@ fn is_hidden(name: &OsStr) -> bool {
     name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
 }
 
-fn is_image(path: &Path) -> bool {
+pub fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str);
     extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
 }

@@ -1,0 +1,202 @@
+//! Image files below a directory, at any depth: what is embedded for other programs. Training data have a stricter form
+//! (`prepare`).
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::decode;
+use super::listing::{EXTENSIONS, Kind, Listed, is_image, list};
+use crate::error::{Error, Result};
+
+/// Endings of images that are not read, and therefore count as images that can't be decoded.
+const OTHER_IMAGES: [&str; 13] =
+    ["bmp", "gif", "tif", "tiff", "webp", "jfif", "jpe", "jp2", "avif", "heic", "heif", "pbm", "tga"];
+
+/// The images below a directory, in the order of their paths. An image's identity is the directory that holds it. Hidden
+/// files and Thumbs.db are passed over; links are followed.
+pub struct ImageTree {
+    root: PathBuf,
+    /// Below the root.
+    images: Vec<PathBuf>,
+    undecodable: Vec<(String, String)>,
+    /// What is no image by its extension.
+    others: Vec<(String, String)>,
+}
+
+impl ImageTree {
+    /// Lists `root`; reads no image. What is no regular file, such as a named pipe, is never opened.
+    ///
+    /// Errors: not a directory, or one that can't be listed; no image at all.
+    pub fn list(root: &Path) -> Result<ImageTree> {
+        if fs::metadata(root).is_ok_and(|found| !found.is_dir()) {
+            return Err(Error::file(root, "not a directory; give the directory that the image files are below"));
+        }
+        let (mut images, mut undecodable, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in list(root, usize::MAX) {
+            let Listed { path, kind, .. } = entry?;
+            match kind {
+                Kind::Directory => {}
+                Kind::Image => images.push(path),
+                Kind::Other(why) => {
+                    let left_out = if looks_like_an_image(&path) { &mut undecodable } else { &mut others };
+                    left_out.push((path.to_string_lossy().into_owned(), why.to_owned()));
+                }
+            }
+        }
+        if images.is_empty() && undecodable.is_empty() {
+            return Err(Error::file(root, format!("no images; wanted are files *.{}", EXTENSIONS.join(", *."))));
+        }
+        Ok(ImageTree { root: root.to_owned(), images, undecodable, others })
+    }
+
+    /// Decodes every image with so many threads, and leaves out those that can't be. `done` hears of each.
+    pub fn check(&mut self, threads: usize, done: &(dyn Fn() + Sync)) {
+        let (next, paths) = (AtomicUsize::new(0), self.paths());
+        let work = || {
+            let mut bad = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(path) = paths.get(index) else { return bad };
+                let read = fs::read(path).map_err(|why| format!("can't be read: {why}"));
+                if let Err(why) = read.and_then(|bytes| decode::any(&bytes)) {
+                    bad.push((index, why));
+                }
+                done();
+            }
+        };
+        let bad: BTreeMap<usize, String> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().flat_map(|worker| worker.join().expect("no panic in a reader")).collect()
+        });
+        for (index, path) in std::mem::take(&mut self.images).into_iter().enumerate() {
+            match bad.get(&index) {
+                Some(why) => self.undecodable.push((path.to_string_lossy().into_owned(), why.clone())),
+                None => self.images.push(path),
+            }
+        }
+        self.undecodable.sort();
+    }
+
+    pub fn count(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Where the images are.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.images.iter().map(|path| self.root.join(path)).collect()
+    }
+
+    /// Paths of the images below the root.
+    pub fn names(&self) -> Vec<String> {
+        self.images.iter().map(|path| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The number of each image's identity, and the identities' names: the directory below the root, `.` for the root.
+    pub fn identities(&self) -> (Vec<u32>, Vec<String>) {
+        let (mut numbers, mut names) = (BTreeMap::new(), Vec::new());
+        let number = |path: &PathBuf| {
+            let name = path.parent().map(|parent| parent.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = if name.is_empty() { ".".into() } else { name };
+            *numbers.entry(name.clone()).or_insert_with(|| {
+                names.push(name);
+                names.len() as u32 - 1
+            })
+        };
+        let labels = self.images.iter().map(number).collect();
+        (labels, names)
+    }
+
+    /// (name, why) of the images that can't be read: by their extension, or by `check`.
+    pub fn undecodable(&self) -> &[(String, String)] {
+        &self.undecodable
+    }
+
+    /// (name, why) of everything that is left out, the images first.
+    pub fn left_out(&self) -> Vec<(String, String)> {
+        [&self.undecodable[..], &self.others].concat()
+    }
+}
+
+fn looks_like_an_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    is_image(path)
+        || extension.is_some_and(|extension| OTHER_IMAGES.iter().any(|other| other.eq_ignore_ascii_case(extension)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A PNM of one pixel.
+    const IMAGE: &[u8] = b"P5 1 1 255\n7";
+
+    fn tree_of(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, IMAGE).unwrap();
+        }
+        root
+    }
+
+    fn texts(entries: &[(String, String)]) -> Vec<(&str, &str)> {
+        entries.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect()
+    }
+
+    #[test]
+    fn images_at_any_depth_are_found_and_their_directory_is_their_identity() {
+        let root =
+            tree_of(&["b/2.png", "b/10.JPG", "a/deep/x.Pgm", "a/y.jpeg", "top.ppm", "a/deep/z.pgm", "a/.h/1.pgm"]);
+        let tree = ImageTree::list(root.path()).unwrap();
+        assert_eq!(tree.names(), ["a/deep/x.Pgm", "a/deep/z.pgm", "a/y.jpeg", "b/10.JPG", "b/2.png", "top.ppm"]);
+        let (labels, identities) = tree.identities();
+        assert_eq!(
+            (labels, identities),
+            (vec![0, 0, 1, 2, 2, 3], ["a/deep", "a", "b", "."].map(String::from).to_vec())
+        );
+        assert!(tree.left_out().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_listed_and_images_among_it_are_counted() {
+        let root = tree_of(&["a/1.pgm", "a/2.gif", "a/notes.txt", "a/Thumbs.db", "a/3.pgm", "a/4.pgm"]);
+        let below = |name: &str| root.path().join(name);
+        fs::write(below("a/3.pgm"), "P5 1 1 255\n").unwrap();
+        symlink("nowhere", below("a/dead.jpg")).unwrap();
+        symlink("nowhere", below("a/dead")).unwrap();
+        symlink("4.pgm", below("a/link.pgm")).unwrap();
+        symlink("..", below("a/loop")).unwrap();
+        make_pipe(&below("a/pipe.jpg"));
+        let mut tree = ImageTree::list(root.path()).unwrap();
+        tree.check(3, &|| ());
+        assert_eq!(tree.names(), ["a/1.pgm", "a/4.pgm", "a/link.pgm"]);
+        let undecodable = texts(tree.undecodable());
+        let names: Vec<_> = undecodable.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["a/2.gif", "a/3.pgm", "a/dead.jpg", "a/pipe.jpg"]);
+        assert_eq!(undecodable[0].1, "not an image by its extension");
+        assert_eq!(undecodable[2].1, "can't be read: No such file or directory (os error 2)");
+        assert_eq!(undecodable[3].1, "neither a file nor a directory");
+        let left_out = tree.left_out();
+        let others: Vec<_> = texts(&left_out[4..]).iter().map(|(name, _)| *name).collect();
+        assert_eq!(others, ["a/dead", "a/loop", "a/notes.txt"]);
+    }
+
+    fn make_pipe(path: &Path) {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+
+    #[test]
+    fn no_directory_and_no_images_are_errors_that_say_what_is_wanted() {
+        let root = tree_of(&["a/1.txt"]);
+        let error = |path: &Path| ImageTree::list(path).err().unwrap().to_string();
+        assert!(error(root.path()).contains("no images; wanted are files *.jpg, "));
+        assert!(error(&root.path().join("a/1.txt")).ends_with("give the directory that the image files are below"));
+        assert!(error(&root.path().join("b")).ends_with("b: can't be listed: No such file or directory (os error 2)"));
+    }
+}
