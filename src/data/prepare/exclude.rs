@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::source::Source;
+use crate::data::name_list::{Line, NameList};
 use crate::error::{Error, Result};
 
 /// Names that an error or a note shows.
@@ -27,7 +28,7 @@ pub struct Exclusion {
 /// Errors: the file can't be read, is no text, is empty, or names no identity of the source at all.
 pub fn read(path: &Path, source: &dyn Source) -> Result<Exclusion> {
     let bytes = fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-    let lines = lines(&bytes).map_err(|why| Error::file(path, why))?;
+    let lines = NameList::parse(&bytes).map_err(|why| Error::file(path, why))?;
     let found = matching(&lines, |name| source.has_identity(name));
     match found.matched {
         0 if lines.is_empty() => Err(Error::file(path, "empty; leave it out, or name an identity on each line")),
@@ -54,18 +55,10 @@ fn own_names(source: &dyn Source) -> String {
     first.map_or("other names".into(), |number| format!("{:?}", source.identity(number)))
 }
 
-/// What stands on the lines of a text, without what editors and other systems add: byte-order mark, carriage returns,
-/// blanks around, empty lines.
-pub fn lines(bytes: &[u8]) -> std::result::Result<Vec<&str>, String> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes).map_err(|why| format!("not text: {why}"))?;
-    Ok(text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect())
-}
-
 /// Finds for each line the one name that `known` knows.
-pub fn matching(lines: &[&str], known: impl Fn(&str) -> bool) -> Exclusion {
+pub fn matching(lines: &[Line], known: impl Fn(&str) -> bool) -> Exclusion {
     let mut found = Exclusion::default();
-    for &line in lines {
+    for Line { text: line, .. } in lines {
         let mut names = spellings(line).into_iter().map(|way| {
             let mut names: Vec<&str> = way.into_iter().filter(|name| known(name)).collect();
             names.dedup();
@@ -77,7 +70,7 @@ pub fn matching(lines: &[&str], known: impl Fn(&str) -> bool) -> Exclusion {
                 found.matched += 1;
             }
             // several: which is meant is not known
-            _ => found.unmatched.push(line.to_owned()),
+            _ => found.unmatched.push(line.clone()),
         }
     }
     found
@@ -102,7 +95,7 @@ mod tests {
     use crate::data::Folder;
 
     fn found(text: &[u8], known: &[&str]) -> Exclusion {
-        matching(&lines(text).unwrap(), |name| known.contains(&name))
+        matching(&NameList::parse(text).unwrap(), |name| known.contains(&name))
     }
 
     #[test]
@@ -134,7 +127,6 @@ mod tests {
         assert_eq!((both.matched, both.identities), (1, ["x".to_owned()].into()));
         assert_eq!(both.unmatched, ["x/y", "45"]);
         assert_eq!(examples(&["a", "b", "c", "d"].map(String::from)), "\"a\", \"b\", \"c\", ...");
-        assert!(lines(b"\xFF").unwrap_err().starts_with("not text"));
     }
 
     #[test]
@@ -169,13 +161,13 @@ mod tests {
 
         #[test]
         fn any_text_is_read_and_every_line_is_accounted_for(text in "[a-c./\\\\,; \t\r\n\u{feff}\"]{0,40}|.{0,20}") {
-            let lines = lines(text.as_bytes()).unwrap();
+            let lines = NameList::parse(text.as_bytes()).unwrap();
             let known = |name: &str| ["a", "b", "ab c"].contains(&name);
             let found = matching(&lines, known);
             assert_eq!(found.matched + found.unmatched.len(), lines.len());
             assert!(found.identities.len() <= found.matched && found.identities.iter().all(|name| known(name)));
             // a line that is a name means it
-            assert!(lines.iter().all(|line| !known(line) || found.identities.contains(*line)));
+            assert!(lines.iter().all(|line| !known(&line.text) || found.identities.contains(&line.text)));
         }
     }
 

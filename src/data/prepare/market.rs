@@ -11,10 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::NAMED;
-use super::exclude::lines;
 use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
 use crate::data::Split;
 use crate::data::listing::{EXTENSIONS, Kind, list};
+use crate::data::name_list::{Line, NameList};
 use crate::error::{Error, Result};
 use layout::{Layout, SPLITS};
 use names::{Name, check, parse, parse_listed};
@@ -158,11 +158,11 @@ impl Market {
     fn add_list(&mut self, list: &str, directory: &str, split: Split, first: u32) -> Result<()> {
         let file = self.root.join(list);
         let bytes = fs::read(&file).map_err(|why| Error::file(&file, format!("can't be read: {why}")))?;
-        let lines = lines(&bytes).map_err(|why| Error::file(&file, why))?;
+        let lines = NameList::parse(&bytes).map_err(|why| Error::file(&file, why))?;
         if lines.is_empty() {
             return Err(Error::file(&file, "names no images"));
         }
-        for line in lines {
+        for Line { text: line, .. } in &lines {
             let parsed = parse_listed(line).and_then(|found| {
                 self.release.map_or(Ok(()), |release| release.check(found.1 as i32, found.2)).map(|()| found)
             });
