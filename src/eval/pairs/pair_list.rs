@@ -148,7 +148,9 @@ fn of_paths(lines: &[(usize, &str)]) -> Parsed<(usize, Vec<PairEntry>)> {
     let mut before: Option<(usize, String, bool)> = None;
     for (k, &(number, line)) in lines.iter().enumerate() {
         let columns = columns(line);
-        let (label, paths) = columns.split_last().expect("a line is not blank");
+        let Some((label, paths)) = columns.split_last() else {
+            return Err(format!("line {number}: nothing between its separators"));
+        };
         let same = match label.parse::<i64>() {
             Ok(label) => label > 0,
             Err(_) if label.eq_ignore_ascii_case("true") => true,

@@ -51,6 +51,7 @@ fn bad_pair_lists_are_refused() {
         "line 2: neither 'path path 1' nor, in two lines each, 'path 1', nor a line of LFW's pairs.txt",
     );
     refused("a.jpg a.jpg 1", "line 1: an image and itself");
+    refused("a,b,1\n ,\t,", "line 2: nothing between its separators");
     refused("1\nA 1\nA 1 B 1", "line 2: neither 'name i j' nor 'name1 i name2 j'");
     refused("1\n\nA 1\nA 1 B 1", "line 3: neither 'name i j' nor 'name1 i name2 j'");
     refused("1\nA 1 x\nA 1 B 1", "line 2: \"x\" is no image number");
