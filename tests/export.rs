@@ -73,9 +73,11 @@ fn what_an_export_leaves_out_is_counted_listed_and_an_error_if_it_is_too_much() 
 
     let output = export(&model, &images, &out, &[]);
     assert_error(&output, 1, "images: 4 of 19 images can't be decoded, more than the 1 % allowed:");
-    for what in
-        ["0000002/9.gif: only JPEG, PNG and PNM are read", "0000002/pipe.jpg: not a regular file", "--max-skipped"]
-    {
+    for what in [
+        "0000002/9.gif: neither JPEG nor PNG nor PNM",
+        "0000002/pipe.jpg: neither a file nor a directory",
+        "--max-skipped",
+    ] {
         assert!(text(&output).contains(what), "{}", text(&output));
     }
     let listed = std::fs::read_to_string(format!("{out}.skipped.csv")).unwrap();

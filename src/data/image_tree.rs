@@ -2,18 +2,13 @@
 //! (`prepare`).
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::decode;
-use super::listing::{EXTENSIONS, Kind, Listed, is_image, list};
+use super::listing::{self, EXTENSIONS, Kind, Listed, list};
 use crate::error::{Error, Result};
-
-/// Endings of images that are not read, and therefore count as images that can't be decoded.
-const OTHER_IMAGES: [&str; 13] =
-    ["bmp", "gif", "tif", "tiff", "webp", "jfif", "jpe", "jp2", "avif", "heic", "heif", "pbm", "tga"];
 
 /// The images below a directory, in the order of their paths. An image's identity is the directory that holds it. Hidden
 /// files and Thumbs.db are passed over; links are followed.
@@ -21,6 +16,7 @@ pub struct ImageTree {
     root: PathBuf,
     /// Below the root.
     images: Vec<PathBuf>,
+    /// Found by `check`.
     undecodable: Vec<(String, String)>,
     /// What is no image by its extension.
     others: Vec<(String, String)>,
@@ -34,22 +30,19 @@ impl ImageTree {
         if fs::metadata(root).is_ok_and(|found| !found.is_dir()) {
             return Err(Error::file(root, "not a directory; give the directory that the image files are below"));
         }
-        let (mut images, mut undecodable, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut others) = (Vec::new(), Vec::new());
         for entry in list(root, usize::MAX) {
             let Listed { path, kind, .. } = entry?;
             match kind {
                 Kind::Directory => {}
                 Kind::Image => images.push(path),
-                Kind::Other(why) => {
-                    let left_out = if looks_like_an_image(&path) { &mut undecodable } else { &mut others };
-                    left_out.push((path.to_string_lossy().into_owned(), why.to_owned()));
-                }
+                Kind::Other(why) => others.push((path.to_string_lossy().into_owned(), why.to_owned())),
             }
         }
-        if images.is_empty() && undecodable.is_empty() {
+        if images.is_empty() {
             return Err(Error::file(root, format!("no images; wanted are files *.{}", EXTENSIONS.join(", *."))));
         }
-        Ok(ImageTree { root: root.to_owned(), images, undecodable, others })
+        Ok(ImageTree { root: root.to_owned(), images, undecodable: Vec::new(), others })
     }
 
     /// Decodes every image with so many threads, and leaves out those that can't be. `done` hears of each.
@@ -60,8 +53,7 @@ impl ImageTree {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(path) = paths.get(index) else { return bad };
-                let read = fs::read(path).map_err(|why| format!("can't be read: {why}"));
-                if let Err(why) = read.and_then(|bytes| decode::any(&bytes)) {
+                if let Err(why) = listing::read(path).and_then(|bytes| decode::any(&bytes)) {
                     bad.push((index, why));
                 }
                 done();
@@ -109,7 +101,7 @@ impl ImageTree {
         (labels, names)
     }
 
-    /// (name, why) of the images that can't be read: by their extension, or by `check`.
+    /// (name, why) of the images that `check` could not read.
     pub fn undecodable(&self) -> &[(String, String)] {
         &self.undecodable
     }
@@ -118,12 +110,6 @@ impl ImageTree {
     pub fn left_out(&self) -> Vec<(String, String)> {
         [&self.undecodable[..], &self.others].concat()
     }
-}
-
-fn looks_like_an_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str);
-    is_image(path)
-        || extension.is_some_and(|extension| OTHER_IMAGES.iter().any(|other| other.eq_ignore_ascii_case(extension)))
 }
 
 #[cfg(test)]
@@ -168,6 +154,7 @@ mod tests {
         let root = tree_of(&["a/1.pgm", "a/2.gif", "a/notes.txt", "a/Thumbs.db", "a/3.pgm", "a/4.pgm"]);
         let below = |name: &str| root.path().join(name);
         fs::write(below("a/3.pgm"), "P5 1 1 255\n").unwrap();
+        fs::write(below("a/2.gif"), "GIF89a").unwrap();
         symlink("nowhere", below("a/dead.jpg")).unwrap();
         symlink("nowhere", below("a/dead")).unwrap();
         symlink("4.pgm", below("a/link.pgm")).unwrap();
@@ -179,7 +166,7 @@ mod tests {
         let undecodable = texts(tree.undecodable());
         let names: Vec<_> = undecodable.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["a/2.gif", "a/3.pgm", "a/dead.jpg", "a/pipe.jpg"]);
-        assert_eq!(undecodable[0].1, "not an image by its extension");
+        assert_eq!(undecodable[0].1, "neither JPEG nor PNG nor PNM");
         assert_eq!(undecodable[2].1, "can't be read: No such file or directory (os error 2)");
         assert_eq!(undecodable[3].1, "neither a file nor a directory");
         let left_out = tree.left_out();

@@ -1,6 +1,7 @@
-//! What lies in a directory of images: nothing is opened, so that a named pipe can't block.
+//! What lies in a directory of images. Nothing but regular files is ever opened, so that a named pipe can't block.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
@@ -8,6 +9,10 @@ use walkdir::{DirEntry, WalkDir};
 use crate::error::{Error, Result};
 
 pub const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
+
+/// Endings of images that are not read: files that have one are images that can't be decoded.
+const UNREAD: [&str; 13] =
+    ["bmp", "gif", "tif", "tiff", "webp", "jfif", "jpe", "jp2", "avif", "heic", "heif", "pbm", "tga"];
 
 pub struct Listed {
     /// Below the root.
@@ -19,7 +24,7 @@ pub struct Listed {
 
 pub enum Kind {
     Directory,
-    /// A file with an image's extension or a link to one; also a dead link: whoever reads it finds out.
+    /// What has an image's extension; whoever reads it finds out whether it is one, or a dead link, or a pipe.
     Image,
     /// Why it is neither.
     Other(&'static str),
@@ -36,8 +41,8 @@ pub fn list(root: &Path, depth: usize) -> impl Iterator<Item = Result<Listed>> {
         Ok(entry) => {
             let kind = match entry.file_type() {
                 kind if kind.is_dir() => Kind::Directory,
-                kind if !kind.is_file() => Kind::Other("neither a file nor a directory"),
                 _ if is_image(entry.path()) => Kind::Image,
+                kind if !kind.is_file() => Kind::Other("neither a file nor a directory"),
                 _ => Kind::Other("not an image by its extension"),
             };
             Some(Ok(listed(root, entry.path(), entry.depth(), kind)))
@@ -71,7 +76,16 @@ fn is_hidden(name: &OsStr) -> bool {
     name.starts_with('.') || name.eq_ignore_ascii_case("Thumbs.db")
 }
 
-pub fn is_image(path: &Path) -> bool {
+fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str);
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
+    let known = |known: &&str| extension.is_some_and(|extension| known.eq_ignore_ascii_case(extension));
+    EXTENSIONS.iter().chain(&UNREAD).any(known)
+}
+
+/// The bytes of a listed file. Error, in words: not there, not a file, can't be read.
+pub fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err("neither a file nor a directory".into()),
+        found => found.and_then(|_| fs::read(path)).map_err(|why| format!("can't be read: {why}")),
+    }
 }

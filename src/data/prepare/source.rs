@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::data::listing;
 use crate::data::packed::Split;
 use crate::error::{Error, Result};
 
@@ -61,7 +62,7 @@ pub struct ImageRead<'a> {
 ///
 /// Errors: `root` is not there any more, so that no other file can be read either.
 pub fn read_file(root: &Path, path: &Path, identity: u32) -> Result<ImageRead<'static>> {
-    let bytes = fs::read(root.join(path)).map_err(|why| format!("can't be read: {why}"));
+    let bytes = listing::read(&root.join(path));
     if let Err(why) = &bytes
         && !root.is_dir()
     {
