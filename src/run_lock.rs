@@ -169,11 +169,13 @@ impl std::fmt::Display for Owner {
     }
 }
 
-/// Field 22 of /proc/PID/stat; `None`: there is no such process.
+/// Field 22 of /proc/PID/stat; `None`: there is no such process, or only its parent has not heard yet that it ended.
 fn start_of(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // the name in field 2 may hold blanks and brackets
-    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
 }
 
 fn fill(mut handle: &File, owner: &Owner) -> std::io::Result<()> {
@@ -196,12 +198,21 @@ fn read(file: &Path) -> Result<Option<String>> {
 /// Whether the owner of `file` lives; `text`: what the file was when it was read. Half a file is being written, or will
 /// never be.
 fn lives(theirs: Option<&Owner>, ours: &Owner, file: &Path, text: &str, patience: Duration) -> Result<bool> {
-    match theirs {
-        Some(theirs) if theirs.machine == ours.machine => return Ok(start_of(theirs.process) == Some(theirs.started)),
-        Some(theirs) => log::info!("{}: {theirs} was the last owner; waiting for a sign of life", file.display()),
-        None => {}
+    let here = theirs.filter(|theirs| theirs.machine == ours.machine);
+    if let (Some(theirs), None) = (theirs, here) {
+        log::info!("{}: {theirs} was the last owner; waiting for a sign of life", file.display());
     }
     let begin = Instant::now();
+    if let Some(theirs) = here {
+        // the launcher may be about to end it
+        while start_of(theirs.process) == Some(theirs.started) {
+            if begin.elapsed() > patience / 6 {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        return Ok(false);
+    }
     while begin.elapsed() < patience {
         std::thread::sleep(patience / 30);
         match read(file)? {

@@ -71,7 +71,7 @@ fn what_was_learned_in_one_space_is_used_under_a_preset_with_another() {
         let search = run(&name("search"), &[], &[SMALL, learned, one_epoch]);
         let file = name("search").join("final.h5");
         let (replay, start) = (format!("--replay={}", file.display()), format!("--init-mu={}", file.display()));
-        let replayed = run(&name("replay"), &["train", &replay], &[SMALL, &[preset], one_epoch]);
+        let replayed = run(&name("replay"), &["train", &replay], &[&for_training(SMALL), &[preset], one_epoch]);
         assert_eq!(replayed.history[0].samples[0].theta, search.policy.mu);
         let second = run(&name("second"), &[&start], &[SMALL, &[preset, "--policy=natural"], one_epoch]);
         assert_eq!((&second.history[0].mu, &second.policy.sigma), (&search.policy.mu, &search.policy.sigma));
