@@ -11,7 +11,14 @@ env_file=$(scripts/setup.sh)
 shellcheck scripts/*.sh slurm/* .ci/run
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
+before=$(git status --porcelain)
 # one test program after the other, as cargo does; those that start ranks take the machine's cores themselves
 cargo test --release --locked --no-fail-fast --lib --tests "$@"
 # the examples in the documentation
 cargo test --release --locked --doc
+# what a test writes belongs below its own temporary directory
+if [ "$before" != "$(git status --porcelain)" ]; then
+    echo "a test has written into the repository:" >&2
+    git status --short >&2
+    exit 1
+fi

@@ -26,8 +26,6 @@ pub struct RunDirectory {
     lock: Option<RunLock>,
 }
 
-const FINAL: &str = "final.h5";
-
 /// What a directory holds when a run starts in it.
 pub enum Found {
     /// Nothing to continue.
@@ -87,7 +85,7 @@ impl RunDirectory {
 
     /// Whether a run is there that has got anywhere.
     pub fn has_checkpoint(path: &Path) -> bool {
-        checkpoint::newest(path).is_ok_and(|newest| newest.is_some()) || path.join(FINAL).exists()
+        checkpoint::newest(path).is_ok_and(|newest| newest.is_some()) || path.join(checkpoint::FINAL).exists()
     }
 
     /// The directory's own config.toml must be this run's.
@@ -111,7 +109,7 @@ impl RunDirectory {
     }
 
     pub fn final_file(&self) -> PathBuf {
-        self.path.join(FINAL)
+        self.path.join(checkpoint::FINAL)
     }
 
     pub fn path(&self) -> &Path {

@@ -89,7 +89,7 @@ impl RunLock {
             }
             fs::rename(&own, &file).map_err(failed)?;
             std::thread::sleep(SETTLE);
-            if read(&file)?.and_then(|text| Owner::of(&text)).as_ref() == Some(&owner) {
+            if owner_of(&file)?.as_ref() == Some(&owner) {
                 let gone = theirs.map_or("its last owner".to_owned(), |theirs| format!("its last owner, {theirs},"));
                 log::info!("{}: {gone} is gone", directory.display());
                 return Ok(RunLock::beat(file, owner, handle));
@@ -107,7 +107,7 @@ impl RunLock {
                 count += 1;
                 // a full disk or a server that is away: the next beat may succeed
                 let _ = handle.write_all_at(counter(count).as_bytes(), 0).and_then(|()| handle.sync_data());
-                if read(&path).is_ok_and(|text| text.and_then(|text| Owner::of(&text)).as_ref() != Some(&mine)) {
+                if owner_of(&path).is_ok_and(|found| found.as_ref() != Some(&mine)) {
                     lost_here.store(true, Ordering::SeqCst);
                     return;
                 }
@@ -121,8 +121,7 @@ impl RunLock {
         if !self.lost.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let new = read(&self.file).ok().flatten().and_then(|text| Owner::of(&text));
-        let new = new.map_or("another process".to_owned(), |owner| owner.to_string());
+        let new = owner_of(&self.file).ok().flatten().map_or("another process".to_owned(), |owner| owner.to_string());
         Err(Error::failed(format!("{}: {new} has taken the directory over", self.file.display())))
     }
 }
@@ -133,9 +132,7 @@ impl Drop for RunLock {
         if let Some(beating) = self.beating.take() {
             let _ = beating.join();
         }
-        if let Ok(Some(text)) = read(&self.file)
-            && Owner::of(&text).as_ref() == Some(&self.owner)
-        {
+        if owner_of(&self.file).is_ok_and(|found| found.as_ref() == Some(&self.owner)) {
             let _ = fs::remove_file(&self.file);
         }
     }
@@ -193,6 +190,11 @@ fn read(file: &Path) -> Result<Option<String>> {
         Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
         text => text.map(Some).map_err(|why| Error::file(file, why)),
     }
+}
+
+/// `None`: there is no such file, or half of one.
+fn owner_of(file: &Path) -> Result<Option<Owner>> {
+    Ok(read(file)?.and_then(|text| Owner::of(&text)))
 }
 
 /// Whether the owner of `file` lives; `text`: what the file was when it was read. Half a file is being written, or will

@@ -153,7 +153,7 @@ fn missing_and_broken_images_are_all_listed_before_anything_is_measured() {
     // what only its content tells
     write_feature(&file(9), &[0.0; DIMENSIONS]).unwrap();
     write_feature(&file(21), &[1.0; DIMENSIONS + 1]).unwrap();
-    let stopped = devkit.measure(1, &["--max-skipped=0.05"]);
+    let stopped = devkit.measure(1, &["--out", &out, "--max-skipped=0.05"]);
     assert_code(&stopped, 1);
     assert!(
         text(&stopped).contains("5 of 72 listed images are broken, more than the 3 allowed (--max-skipped): "),

@@ -98,6 +98,9 @@ pub fn from_named(tensors: &[NamedTensor], specs: &[TensorSpec]) -> Result<Vec<f
     Ok(state)
 }
 
+/// The file of a run that is complete.
+pub const FINAL: &str = "final.h5";
+
 /// `epoch-0001.h5` for the state after the first epoch.
 pub fn epoch_file(dir: &Path, epoch: usize) -> PathBuf {
     dir.join(format!("epoch-{epoch:04}.h5"))
@@ -117,7 +120,7 @@ pub fn file_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let last = path.join("final.h5");
+    let last = path.join(FINAL);
     if last.exists() {
         return Ok(last);
     }

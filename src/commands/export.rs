@@ -13,7 +13,8 @@ use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
 use crate::config::Source;
-use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree, Images, write_skipped};
+use crate::data::skipped::{NAMED, write_skipped};
+use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree, Images};
 use crate::embedding::{Embedder, StoredRun};
 use crate::error::{Error, Result};
 use crate::task;
@@ -21,8 +22,6 @@ use crate::terminal;
 
 /// Images embedded at once.
 const IMAGES_AT_ONCE: usize = 4096;
-/// Bad images that an error message names.
-const NAMED: usize = 10;
 
 pub fn run(command: &ExportCommand) -> Result<()> {
     match command {

@@ -9,6 +9,7 @@ mod listing;
 pub mod name_list;
 mod packed;
 pub mod prepare;
+pub mod skipped;
 mod sources;
 mod splits;
 pub mod stored_features;
@@ -21,7 +22,6 @@ pub use name_list::NameList;
 pub use packed::{CamerasAndSplits, Packed, Split, Store};
 pub use prepare::{
     FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
-    write_skipped,
 };
 pub use sources::{Cifar, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
 pub use splits::{HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, misfit, stratified_split};

@@ -64,14 +64,19 @@ const COLUMNS: [Column; 7] = [
 ];
 
 impl NameList {
-    /// Errors: those of `parse`; a list without a name.
+    /// Errors: those of `lines`; a list without a name.
     pub fn read(path: &Path) -> Result<NameList> {
-        let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-        let lines = NameList::parse(&bytes).map_err(|why| Error::file(path, why))?;
+        let lines = NameList::lines(path)?;
         if lines.is_empty() {
             return Err(Error::file(path, "a list without a name"));
         }
         Ok(NameList { path: path.to_owned(), lines })
+    }
+
+    /// The lines of a file. Errors: it can't be read; those of `parse`.
+    pub fn lines(path: &Path) -> Result<Vec<Line>> {
+        let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
+        NameList::parse(&bytes).map_err(|why| Error::file(path, why))
     }
 
     /// Blank lines and those that start with '#' are left out. Error: not UTF-8.

@@ -55,8 +55,8 @@ fn open_test(path: &Path, settings: &Faces, training: &Packed) -> Result<Packed>
     let mut misfit = Misfit::default();
     let test = open(path, settings, &mut misfit)?;
     misfit.into_result(path)?;
-    if let Some(warning) = seen_in_training(training, &test)
-        && comm::launcher_rank() == 0
+    if comm::launcher_rank() == 0
+        && let Some(warning) = seen_in_training(training, &test)
     {
         log::warn!("{}: {warning}", path.display());
     }

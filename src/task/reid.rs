@@ -114,14 +114,7 @@ impl Goal for Retrieve {
         let of = |column: &[i64]| self.queries.iter().map(|&query| column[query as usize]).collect::<Vec<_>>();
         let (ids, cameras) = (of(&self.validation.ids), of(&self.validation.cameras));
         if training.config.search.reward() == Reward::Likelihood {
-            let same = |query: &[i64], gallery: &[i64]| {
-                let numbers = |values: &[i64]| Tensor::from_slice(values).to_device(features.device());
-                numbers(query).unsqueeze(1).eq_tensor(&numbers(gallery))
-            };
-            let (same_id, same_camera) = (same(&ids, &self.validation.ids), same(&cameras, &self.validation.cameras));
-            let right = same_id.logical_and(&same_camera.logical_not());
-            let candidates = same_id.logical_and(&same_camera).logical_not();
-            return calibrated_log_likelihood(&chosen.matmul(&features.tr()), &right, &candidates);
+            return self.likelihood(&features, &chosen, &ids, &cameras);
         }
         let query =
             retrieval::ImageFeatures { name: "validation queries", features: &chosen, ids: &ids, cameras: &cameras };
@@ -139,5 +132,20 @@ impl Goal for Retrieve {
         let means = [("map", found.map), ("map_trapezoid", found.map_trapezoid), ("minp", found.minp)]
             .map(|(name, mean)| (name.to_owned(), mean));
         Ok([1, 5, 10].into_iter().filter_map(rank).chain(means).collect())
+    }
+}
+
+impl Retrieve {
+    /// How likely a query's stochastic neighbour among the validation images is of its identity; those of its own camera
+    /// are none. Features are unit rows: of the validation images, and of the queries with their ids and cameras.
+    fn likelihood(&self, features: &Tensor, queries: &Tensor, ids: &[i64], cameras: &[i64]) -> Result<f64> {
+        let same = |query: &[i64], gallery: &[i64]| {
+            let numbers = |values: &[i64]| Tensor::from_slice(values).to_device(features.device());
+            numbers(query).unsqueeze(1).eq_tensor(&numbers(gallery))
+        };
+        let (same_id, same_camera) = (same(ids, &self.validation.ids), same(cameras, &self.validation.cameras));
+        let right = same_id.logical_and(&same_camera.logical_not());
+        let candidates = same_id.logical_and(&same_camera).logical_not();
+        calibrated_log_likelihood(&queries.matmul(&features.tr()), &right, &candidates)
     }
 }

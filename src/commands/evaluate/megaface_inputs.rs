@@ -3,17 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file;
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
-use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures, name_list};
+use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures, name_list, skipped};
 use crate::embedding::{Embedder, FeatureSource, look_at_feature, look_at_image};
 use crate::error::{Error, Result};
 use crate::eval::megaface::devkit::{self, DistractorList, ProbeList};
 use crate::eval::records_of_all;
-
-/// Bad images that an error names.
-const NAMED: usize = 10;
 
 /// The images of one side of the protocol.
 pub enum Items {
@@ -158,11 +154,9 @@ impl Skipped {
             }
             return Ok(());
         }
-        let named: String = self.found.iter().take(NAMED).map(|(name, why)| format!("\n  {name}: {why}")).collect();
-        let more = count.saturating_sub(NAMED);
-        let more = if more > 0 { format!("\n  and {more} more, see {list}") } else { String::new() };
+        let named = skipped::named(&self.found, Some(&self.list));
         Err(Error::failed(format!(
-            "{count} of {all} listed images are missing or broken, more than the {} allowed:{named}{more}\nRepair them, or leave \
+            "{count} of {all} listed images are missing or broken, more than the {} allowed:{named}\nRepair them, or leave \
              them out with --max-skipped {:.4}; the list is {list}",
             self.allowed.floor(),
             (count as f64 / all as f64 * 1e4).ceil() / 1e4
@@ -174,13 +168,10 @@ impl Skipped {
         if self.found.is_empty() {
             return Ok(());
         }
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let rows = [["name", "why"]].into_iter().chain(self.found.iter().map(|(name, why)| [name.as_str(), why]));
-        rows.into_iter().try_for_each(|row| writer.write_record(row)).map_err(|why| Error::file(path, why))?;
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|why| Error::file(directory, why))?;
         }
-        atomic_file::write_bytes(path, &writer.into_inner().map_err(|why| Error::file(path, why))?)
+        skipped::write_skipped(path, &self.found)
     }
 
     /// On a rank that reads: more broken than may be are an error at once, not after hours.
@@ -355,20 +346,20 @@ fn located(
     };
     let file = |name: &str| -> Result<PathBuf> {
         let path = root.join(as_listed(name));
-        let path = name_list::find(root, name, as_listed).ok_or_else(|| match path.exists() {
+        name_list::find(root, name, as_listed).ok_or_else(|| match path.exists() {
             true => Error::file(&path, "no regular file"),
             false => Error::file(&path, "not there, nor with another extension"),
-        })?;
-        match (&arguments.features, whole) {
-            (Some(_), false) => look_at_feature(&path)?,
-            (Some(_), true) => look_at_whole_feature(&path)?,
-            (None, false) => look_at_image(&path)?,
-            (None, true) => look_at_whole_image(&path)?,
-        }
-        Ok(path)
+        })
     };
+    let look = |path: &Path| match (&arguments.features, whole) {
+        (Some(_), false) => look_at_feature(path),
+        (Some(_), true) => look_at_whole_feature(path),
+        (None, false) => look_at_image(path),
+        (None, true) => look_at_whole_image(path),
+    };
+    let good = |name: &str| file(name).and_then(|path| look(&path).map(|()| path));
     let outcomes = records_of_all(comm, threads, names.len(), 1, |range| {
-        let outcome = |name: &String| match file(name) {
+        let outcome = |name: &String| match good(name) {
             Ok(path) if path == root.join(as_listed(name)) => AS_LISTED,
             Ok(_) => ELSEWHERE,
             Err(_) => BAD,
@@ -377,7 +368,8 @@ fn located(
     })?;
     let located = |(name, outcome): (&String, f64)| match outcome {
         AS_LISTED => Ok(root.join(as_listed(name))),
-        _ => file(name),
+        ELSEWHERE => file(name),
+        _ => good(name),
     };
     Ok(names.iter().zip(outcomes).map(located).collect())
 }

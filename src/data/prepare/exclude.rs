@@ -1,7 +1,6 @@
 //! Lists of identities to leave out, as they are about: with directories, a second column, another system's line ends.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use super::source::Source;
@@ -27,8 +26,7 @@ pub struct Exclusion {
 ///
 /// Errors: the file can't be read, is no text, is empty, or names no identity of the source at all.
 pub fn read(path: &Path, source: &dyn Source) -> Result<Exclusion> {
-    let bytes = fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-    let lines = NameList::parse(&bytes).map_err(|why| Error::file(path, why))?;
+    let lines = NameList::lines(path)?;
     let found = matching(&lines, |name| source.has_identity(name));
     match found.matched {
         0 if lines.is_empty() => Err(Error::file(path, "empty; leave it out, or name an identity on each line")),
@@ -89,6 +87,8 @@ fn path_parts(path: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -7,14 +7,13 @@ mod releases;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::NAMED;
 use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
 use crate::data::Split;
 use crate::data::listing::{EXTENSIONS, Kind, list};
 use crate::data::name_list::{Line, NameList};
+use crate::data::skipped;
 use crate::error::{Error, Result};
 use layout::{Layout, SPLITS};
 use names::{Name, check, parse, parse_listed};
@@ -95,11 +94,9 @@ impl Market {
         if bad.is_empty() {
             return Ok(market);
         }
-        let named: String = bad.iter().take(NAMED).map(|(name, why)| format!("\n  {name}: {why}")).collect();
-        let more = bad.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        let named = skipped::named(bad, None);
         let hint = if own { "" } else { OWN };
-        Err(Error::file(&market.root, format!("{} images can't be used; {form}{hint}:{named}{more}", bad.len())))
+        Err(Error::file(&market.root, format!("{} images can't be used; {form}{hint}:{named}", bad.len())))
     }
 
     fn add_directory(&mut self, directory: &str, split: Split) -> Result<()> {
@@ -157,8 +154,7 @@ impl Market {
     /// `first` is the number that its person 0 gets.
     fn add_list(&mut self, list: &str, directory: &str, split: Split, first: u32) -> Result<()> {
         let file = self.root.join(list);
-        let bytes = fs::read(&file).map_err(|why| Error::file(&file, format!("can't be read: {why}")))?;
-        let lines = NameList::parse(&bytes).map_err(|why| Error::file(&file, why))?;
+        let lines = NameList::lines(&file)?;
         if lines.is_empty() {
             return Err(Error::file(&file, "names no images"));
         }

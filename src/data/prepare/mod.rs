@@ -15,13 +15,13 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::atomic_file::{self, with_suffix};
+use crate::atomic_file::with_suffix;
 use crate::data::packed::{self, Content, Packed, Store};
+use crate::data::skipped::{self, write_skipped};
 use crate::data::{Images, decode};
 use crate::error::{Error, Result};
 use journal::{Done, Entry, Journal};
@@ -35,8 +35,6 @@ pub use source::{ImageRead, Source};
 
 /// Images that a worker may be ahead of the writer.
 const QUEUE: usize = 16;
-/// Bad images that an error message names.
-const NAMED: usize = 10;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -353,35 +351,12 @@ fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal:
     if report.unusable as f64 <= options.max_skipped * all as f64 {
         return Ok(());
     }
-    let named: String = report
-        .skipped
-        .iter()
-        .take(report.unusable.min(NAMED))
-        .map(|(name, why)| format!("\n  {name}: {why}"))
-        .collect();
-    let more = report.unusable.saturating_sub(NAMED);
-    let more = if more > 0 {
-        format!("\n  and {more} more, see {}", with_suffix(out, ".skipped.csv").display())
-    } else {
-        String::new()
-    };
+    let named = skipped::named(&report.skipped[..report.unusable], Some(&with_suffix(out, ".skipped.csv")));
     Err(Error::failed(format!(
-        "{}: {} of {all} images can't be used, more than the {} % allowed:{named}{more}\nAllow more (--max-skipped), or repair them, and repeat the command: what is done is kept in {}",
+        "{}: {} of {all} images can't be used, more than the {} % allowed:{named}\nAllow more (--max-skipped), or repair them, and repeat the command: what is done is kept in {}",
         out.display(),
         report.unusable,
         options.max_skipped * 100.0,
         journal.paths(),
     )))
-}
-
-/// Writes what was left out, and why. No file if nothing was.
-pub fn write_skipped(path: &Path, skipped: &[(String, String)]) -> Result<()> {
-    if skipped.is_empty() {
-        // an earlier call may have left one
-        return if path.exists() { fs::remove_file(path).map_err(|why| Error::file(path, why)) } else { Ok(()) };
-    }
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let rows = [["name", "why"]].into_iter().chain(skipped.iter().map(|(name, why)| [name.as_str(), why]));
-    rows.into_iter().try_for_each(|row| writer.write_record(row)).map_err(|why| Error::file(path, why))?;
-    atomic_file::write_bytes(path, &writer.into_inner().map_err(|why| Error::file(path, why))?)
 }

@@ -139,6 +139,7 @@ mod tests {
         });
         assert!(fractions.ends_with("data set ids has float64; wanted are whole numbers"), "{fractions}");
     }
+
     #[test]
     fn half_precision_columns_of_one_and_every_whole_type_are_read_from_hdf5_and_npz() {
         let directory = tempfile::tempdir().unwrap();
@@ -200,6 +201,7 @@ mod tests {
         });
         assert!(large.ends_with("large.h5: 3 features, but ids of shape [2]"), "{large}");
     }
+
     #[test]
     fn a_filter_that_the_library_has_not_is_named() {
         let directory = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::data::name_list::{self, find};
+use crate::data::name_list::{NameList, find};
 use crate::error::{Error, Result};
 
 type Parsed<T> = std::result::Result<T, String>;
@@ -85,8 +85,8 @@ pub fn read_pairs(list: &Path, images: &Path) -> Result<PairList> {
 /// Blank lines, comments (#) and a line of titles are left out. Errors name the line: malformed, another number of pairs than
 /// stated.
 pub fn parse_pairs(bytes: &[u8]) -> Parsed<(usize, Vec<PairEntry>)> {
-    let lines = (1..).zip(name_list::text(bytes)?.lines()).map(|(number, line)| (number, line.trim()));
-    let lines: Vec<(usize, &str)> = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
+    let lines = NameList::parse(bytes)?;
+    let lines: Vec<(usize, &str)> = lines.iter().map(|line| (line.number, &line.text[..])).collect();
     let Some(&(_, first)) = lines.first() else { return Err("a list without a pair".into()) };
     let head: Option<Vec<usize>> = first.split_whitespace().map(|number| number.parse().ok()).collect();
     match head.as_deref() {
