@@ -1,4 +1,7 @@
-//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
+//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it; only what
+//! is kept of a round's samples is written by the rank that trains them.
+
+mod kept_samples;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -6,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use kept_samples::KeptSamples;
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
@@ -14,7 +18,7 @@ use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::run_lock::{self, RunLock};
 use crate::search::{Progress, Recorder};
-use crate::state::{EPOCH_COLUMNS, EpochRecord, TensorSpec};
+use crate::state::{EPOCH_COLUMNS, EpochRecord, SampleKey, SampleProgress, TensorSpec};
 use crate::stop::Stop;
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
@@ -163,12 +167,13 @@ pub struct RunRecorder<'a> {
 struct Watch {
     bar: ProgressBar,
     stop: Stop,
+    samples: KeptSamples,
 }
 
 impl Observer for Watch {
     fn step(&mut self, _examples: usize) -> bool {
         self.bar.inc(1);
-        !self.stop.requested()
+        !self.stop.requested() && !self.samples.due()
     }
 }
 
@@ -182,7 +187,8 @@ impl<'a> RunRecorder<'a> {
         root: bool,
     ) -> Self {
         let (components, epochs) = (config.space().names(), config.train.epochs);
-        let watch = Watch { bar: ProgressBar::hidden(), stop };
+        let samples = KeptSamples::new(&directory.path, config.run.save_minutes);
+        let watch = Watch { bar: ProgressBar::hidden(), stop, samples };
         RunRecorder { directory, info, specs, components, watch, root, epochs, printed: 0 }
     }
 
@@ -241,11 +247,24 @@ impl Recorder for RunRecorder<'_> {
         &mut self.watch
     }
 
+    fn kept_sample(&mut self, key: &SampleKey) -> Option<(SampleProgress, Option<Vec<f32>>)> {
+        self.watch.samples.read(key)
+    }
+
+    fn keep_sample(&mut self, key: &SampleKey, progress: &SampleProgress, state: Option<&[f32]>) -> bool {
+        self.watch.samples.write(key, progress, state)
+    }
+
+    fn keeping_pays(&self) -> bool {
+        self.watch.samples.pays()
+    }
+
     fn save(&mut self, progress: &Progress) -> Result<f64> {
         let start = Instant::now();
         self.directory.check_owner()?;
         let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
         checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
+        self.watch.samples.remove();
         checkpoint::prune(&self.directory.path, &kept(&progress.history, self.directory.keep))?;
         self.directory.write_metrics(&progress.history, &self.components)?;
         self.print_rows(&progress.history);

@@ -1,13 +1,17 @@
 //! Algorithm 1 of AM-LFS. Knows of the task, the network and the disk only through `Task`, `Comm` and `Recorder`.
 
+mod mine;
+
 use std::time::Instant;
+
+use mine::Mine;
 
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
 use crate::policy::{self, Policy, Settings, Update};
-use crate::state::{EpochRecord, PolicyState, SampleRecord, Status};
-use crate::task::{Epoch, Task};
+use crate::state::{EpochRecord, PolicyState, SampleKey, SampleProgress, SampleRecord, Status};
+use crate::task::Task;
 use crate::train::Observer;
 
 /// Where a run stands between rounds: what is saved and resumed.
@@ -27,6 +31,16 @@ pub trait Recorder {
     fn round(&mut self, epochs: std::ops::Range<usize>, steps: usize);
 
     fn observer(&mut self) -> &mut dyn Observer;
+
+    /// What an earlier process of this run kept of a sample of the round: how far it was, and its state vector there.
+    fn kept_sample(&mut self, key: &SampleKey) -> Option<(SampleProgress, Option<Vec<f32>>)>;
+
+    /// Keeps a sample until the round has been saved; without `state` if another one will go on. Returns whether it could:
+    /// nothing but the round depends on it.
+    fn keep_sample(&mut self, key: &SampleKey, progress: &SampleProgress, state: Option<&[f32]>) -> bool;
+
+    /// Whether keeping takes little time for what has been done since it was done last.
+    fn keeping_pays(&self) -> bool;
 
     /// Rank 0, after each round. Returns the seconds it took to save.
     fn save(&mut self, progress: &Progress) -> Result<f64>;
@@ -83,7 +97,7 @@ pub fn run(
         let started = Instant::now();
         let round = Round::next(config, progress.epoch);
         let thetas = round.thetas(policy);
-        let (mine, candidate) = round.train_mine(comm, task, &thetas, &progress.state, recorder)?;
+        let mine = round.train_mine(comm, task, &thetas, &progress.state, recorder)?;
 
         let waiting = Instant::now();
         comm.barrier();
@@ -94,7 +108,7 @@ pub fn run(
         let mu = policy.state().mu.clone();
         let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
         // the best sample's rank holds it as its candidate; all go on from it
-        progress.state = candidate;
+        progress.state = mine.candidate;
         comm.broadcast_f32(&mut progress.state, best % comm.size());
         progress.policy = policy.state().clone();
         progress.epoch = round.epochs.end;
@@ -156,7 +170,10 @@ struct Round {
 /// How one sample's round ended.
 #[derive(Clone, Debug)]
 struct TrainedSample {
-    interrupted: bool,
+    /// Asked to stop; whether what its rank has done is kept.
+    interrupted: Option<bool>,
+    /// The best one of its rank, which has its state.
+    candidate: bool,
     /// Not finite: failed.
     reward: f64,
     /// One per epoch of the round.
@@ -213,117 +230,52 @@ impl Round {
         if self.warmup { vec![policy.state().mu.clone()] } else { policy.ask(self.epochs.start) }
     }
 
-    /// Trains this rank's samples from `state`, one after the other. Returns them and the best one's state.
-    fn train_mine(
-        &self,
-        comm: &Comm,
-        task: &mut dyn Task,
-        thetas: &[Vec<f64>],
-        state: &[f32],
-        recorder: &mut dyn Recorder,
-    ) -> Result<(Vec<TrainedSample>, Vec<f32>)> {
-        let mine: Vec<usize> = (comm.rank()..self.samples).step_by(comm.size()).collect();
-        recorder.round(self.epochs.clone(), mine.len() * self.epochs.len() * task.steps());
-        let mut candidate = vec![0.0; state.len()];
-        let mut trained = Vec::new();
-        let mut best = f64::NEG_INFINITY;
-        for sample in mine {
-            let stream = match self.data_order {
-                DataOrder::Common => 0,
-                DataOrder::Independent => sample as u64,
-            };
-            let found = self.train(task, &thetas[sample], stream, state, recorder.observer())?;
-            let interrupted = found.interrupted;
-            // ties: the lowest index, as over all ranks in `best`
-            if found.reward.is_finite() && found.reward > best {
-                best = found.reward;
-                task.save(&mut candidate);
-            }
-            trained.push(found);
-            if interrupted {
-                break;
-            }
-        }
-        Ok((trained, candidate))
-    }
-
-    /// Trains one sample from `state` through the round and measures its reward.
-    fn train(
-        &self,
-        task: &mut dyn Task,
-        theta: &[f64],
-        stream: u64,
-        state: &[f32],
-        observer: &mut dyn Observer,
-    ) -> Result<TrainedSample> {
-        task.load(state);
-        let mut found = TrainedSample {
-            interrupted: false,
-            reward: f64::NAN,
-            train_loss: Vec::new(),
-            train_seconds: Vec::new(),
-            validation_seconds: 0.0,
-        };
-        for epoch in self.epochs.clone() {
-            let start = Instant::now();
-            let Some(loss) = task.train(Epoch { epoch, theta, stream }, observer)? else {
-                found.interrupted = true;
-                break;
-            };
-            found.train_loss.push(loss);
-            found.train_seconds.push(start.elapsed().as_secs_f64());
-            if !loss.is_finite() {
-                break;
-            }
-        }
-        let complete = !found.interrupted && found.train_loss.iter().all(|loss| loss.is_finite());
-        if complete {
-            let start = Instant::now();
-            found.reward = task.reward()?;
-            found.validation_seconds = start.elapsed().as_secs_f64();
-        }
-        found.train_loss.resize(self.epochs.len(), f64::NAN);
-        found.train_seconds.resize(self.epochs.len(), 0.0);
-        Ok(found)
-    }
-
     /// Every sample, in order, on every rank. Error: a rank was interrupted.
-    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Result<Vec<TrainedSample>> {
+    fn gather(&self, comm: &Comm, mine: &Mine) -> Result<Vec<TrainedSample>> {
+        const FLAGS: usize = 5;
         let epochs = self.epochs.len();
-        let width = 3 + 2 * epochs;
+        let width = FLAGS + 2 * epochs;
         let slots = self.samples.div_ceil(comm.size());
-        let mut payload = vec![0.0; slots * width];
-        for (slot, sample) in payload.chunks_exact_mut(width).zip(mine) {
-            slot[..3].copy_from_slice(&[sample.interrupted as u8 as f64, sample.reward, sample.validation_seconds]);
-            slot[3..3 + epochs].copy_from_slice(&sample.train_loss);
-            slot[3 + epochs..].copy_from_slice(&sample.train_seconds);
+        let mut payload = vec![f64::NAN; slots * width];
+        for (slot, payload) in payload.chunks_exact_mut(width).enumerate() {
+            let flags = [mine.interrupted, mine.kept, mine.best == Some(slot)].map(|flag| flag as u8 as f64);
+            payload[..3].copy_from_slice(&flags);
+            if let Some(sample) = mine.samples.get(slot) {
+                let SampleProgress { train_loss, train_seconds, reward, validation_seconds, .. } = &sample.progress;
+                payload[3..FLAGS].copy_from_slice(&[*reward, *validation_seconds]);
+                payload[FLAGS..][..train_loss.len()].copy_from_slice(train_loss);
+                payload[FLAGS + epochs..].fill(0.0);
+                payload[FLAGS + epochs..][..train_seconds.len()].copy_from_slice(train_seconds);
+            }
         }
         let gathered = comm.all_gather(&payload);
         let samples = (0..self.samples).map(|sample| {
             let slot = &gathered[(sample % comm.size() * slots + sample / comm.size()) * width..][..width];
             TrainedSample {
-                interrupted: slot[0] != 0.0,
-                reward: slot[1],
-                validation_seconds: slot[2],
-                train_loss: slot[3..3 + epochs].to_vec(),
-                train_seconds: slot[3 + epochs..].to_vec(),
+                interrupted: (slot[0] != 0.0).then_some(slot[1] != 0.0),
+                candidate: slot[2] != 0.0,
+                reward: slot[3],
+                validation_seconds: slot[4],
+                train_loss: slot[FLAGS..FLAGS + epochs].to_vec(),
+                train_seconds: slot[FLAGS + epochs..].to_vec(),
             }
         });
         let samples: Vec<_> = samples.collect();
-        if samples.iter().any(|sample| sample.interrupted) {
-            let now = self.epochs.start + 1;
-            let saved = match self.epochs.start {
-                0 => "nothing was done that could be saved".to_owned(),
-                saved => format!("everything up to epoch {saved} is saved"),
+        if samples.iter().any(|sample| sample.interrupted.is_some()) {
+            let all_kept = samples.iter().all(|sample| sample.interrupted != Some(false));
+            let saved = match (all_kept, self.epochs.start) {
+                (true, _) => "everything is saved".to_owned(),
+                (false, 0) => "nothing was done that could be saved".to_owned(),
+                (false, saved) => format!("everything up to epoch {saved} is saved"),
             };
-            return Err(Error::Stopped(format!("stopped in epoch {now}; {saved}")));
+            return Err(Error::Stopped(format!("stopped in epoch {}; {saved}", self.epochs.start + 1)));
         }
         Ok(samples)
     }
 
     /// Index of the sample with the highest reward, the lowest one of equals. Error: all failed.
     fn best(&self, samples: &[TrainedSample]) -> Result<usize> {
-        let finite = samples.iter().enumerate().filter(|(_, sample)| sample.reward.is_finite());
+        let finite = samples.iter().enumerate().filter(|(_, sample)| sample.candidate);
         let best = finite.reduce(|best, next| if next.1.reward > best.1.reward { next } else { best });
         best.map(|(index, _)| index).ok_or_else(|| {
             Error::failed(format!(

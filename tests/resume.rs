@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use amlfs::checkpoint::{self, Checkpoint};
+use amlfs::checkpoint::{self, Checkpoint, SavedSample};
+use amlfs::state::SampleProgress;
 use support::kill::{assert_nothing_left, kill_and_resume};
 use support::{
     NATURAL, SMALL, amlfs, assert_code, assert_error, assert_same, final_without_timings, finish, json, mpirun, path,
@@ -15,6 +17,9 @@ use support::{
 
 /// A run that no machine completes before it is told to stop, and that keeps its checkpoints.
 const ENDLESS: &[&str] = &["--epochs=100000", "--set=run.keep=1000"];
+
+/// The state within a sample's training is kept as often as can be.
+const KEEP_EVERY_STEP: &str = "--set=run.save_minutes=1e-9";
 
 /// `SMALL` with other epochs.
 fn settings<'a>(epochs: &[&'a str]) -> Vec<&'a str> {
@@ -33,8 +38,8 @@ fn kill_9_of_a_random_rank_at_random_moments_and_resume_give_the_straight_runs_b
 }
 
 #[test]
-fn kill_9_and_resume_give_the_same_bits_with_natural_steps_and_averaged_weights() {
-    kill_and_resume(&[&settings(&["--epochs=5"]), NATURAL].concat(), 5, 4);
+fn kill_9_and_resume_give_the_same_bits_with_natural_steps_averaged_weights_and_all_steps_kept() {
+    kill_and_resume(&[&settings(&["--epochs=5", KEEP_EVERY_STEP]), NATURAL].concat(), 5, 4);
 }
 
 /// Goes on with the endless run, ends it by `stop` once `epoch` is saved, and tells how many epochs are then.
@@ -46,7 +51,7 @@ fn stopped(ranks: usize, out: &Path, epoch: usize, stop: impl Fn(&Child)) -> usi
     stop(&child);
     let output = wait(child);
     assert_code(&output, 75);
-    assert!(text(&output).contains("is saved"), "{}", text(&output));
+    assert!(text(&output).contains("everything is saved"), "{}", text(&output));
     assert_nothing_left(out);
     saved_epochs(out)
 }
@@ -73,6 +78,44 @@ fn signals_a_stop_file_and_the_time_budget_end_with_75_and_any_number_of_ranks_r
         without_timings(checkpoint::read(&checkpoint::epoch_file(run, last)).expect("every epoch is kept"))
     };
     assert_same(&saved(&straight), &saved(&out));
+}
+
+#[test]
+fn a_stop_within_an_epoch_loses_no_step_whatever_number_of_ranks_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (straight, out) = (directory.path().join("straight"), directory.path().join("stopped"));
+    // a round of two epochs of 100 steps for each of four samples
+    let round = &["--epochs=2", "--set=search.round_epochs=2", "--set=train.epoch_iterations=100"];
+    assert_code(&finish(&mut run(1, &straight, round)), 0);
+    let kept = |out: &Path| -> Vec<SavedSample> {
+        let files = std::fs::read_dir(out.join(".samples")).unwrap();
+        files.map(|file| checkpoint::read_sample(&file.unwrap().path()).unwrap()).collect()
+    };
+    let steps = |samples: &[SavedSample]| -> u64 {
+        let of = |progress: &SampleProgress| 100 * progress.train_loss.len() as u64 + progress.within.steps;
+        samples.iter().map(|sample| of(&sample.progress)).sum()
+    };
+    let mut done = 0;
+    for ranks in [2, 1, 4, 3] {
+        let mut child = run(ranks, &out, round).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // where they go on is told once they do
+        let mut told = String::new();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        while done > 0 && !told.contains("goes on in epoch") && errors.read_line(&mut told).unwrap() > 0 {}
+        until("the ranks train", || out.join("run.log").exists() || child.try_wait().unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(300));
+        user_signal(&child);
+        errors.read_to_string(&mut told).unwrap();
+        let code = wait(child).status.code();
+        assert!(code == Some(75) && told.contains("stopped in epoch 1; everything is saved"), "{code:?}: {told}");
+        let samples = kept(&out);
+        assert!(steps(&samples) > done, "{ranks} ranks did not go on from {done} steps: {told}");
+        done = steps(&samples);
+    }
+    assert!(done < 4 * 200, "the round was not stopped in time");
+    assert_code(&finish(&mut run(2, &out, round)), 0);
+    assert_same(&final_without_timings(&straight), &final_without_timings(&out));
+    assert!(!out.join(".samples").exists());
 }
 
 #[test]

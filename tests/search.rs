@@ -1,15 +1,15 @@
 //! Algorithm 1 with one rank, a task made of numbers and no files.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use amlfs::comm::Comm;
 use amlfs::config::{Config, Layers};
 use amlfs::error::{Error, Result};
 use amlfs::loss::{Space, SpaceKind};
 use amlfs::search::{self, Progress, Recorder};
-use amlfs::state::{Status, TensorSpec};
+use amlfs::state::{EpochRecord, SampleKey, SampleProgress, Status, TensorSpec, Within};
 use amlfs::task::{Epoch, Task};
-use amlfs::train::Observer;
+use amlfs::train::{Observer, Trained};
 
 /// A model of two numbers: the sum of everything its thetas earned, and how many epochs it trained.
 struct Earnings {
@@ -20,7 +20,12 @@ struct Earnings {
     /// (epoch, first component of theta) of training runs that diverge.
     broken: fn(usize, &[f64]) -> bool,
     trained: Vec<(usize, u64)>,
+    /// Training steps done.
+    steps: usize,
 }
+
+/// Of an epoch.
+const STEPS: u64 = 4;
 
 fn target() -> Vec<f64> {
     vec![1.4, 0.3, 0.8, -0.3]
@@ -31,7 +36,14 @@ impl Earnings {
         let specs = ["model/earned", "model/epochs"].into_iter().enumerate();
         let specs =
             specs.map(|(offset, path)| TensorSpec { path: path.into(), shape: vec![1], offset, channels_last: false });
-        Earnings { state: [0.0; 2], specs: specs.collect(), theta: vec![], broken: |_, _| false, trained: vec![] }
+        Earnings {
+            state: [0.0; 2],
+            specs: specs.collect(),
+            theta: vec![],
+            broken: |_, _| false,
+            trained: vec![],
+            steps: 0,
+        }
     }
 }
 
@@ -40,22 +52,30 @@ impl Task for Earnings {
         "no data".into()
     }
 
-    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Trained> {
         self.theta = epoch.theta.to_vec();
-        self.trained.push((epoch.epoch, epoch.stream));
-        if !observer.step(1) {
-            return Ok(None);
+        let mut within = epoch.from;
+        if within.steps == 0 {
+            self.trained.push((epoch.epoch, epoch.stream));
         }
         let distance: f64 = epoch.theta.iter().zip(target()).map(|(x, target)| (x - target).powi(2)).sum();
-        self.state[0] -= distance as f32;
-        self.state[1] += 1.0;
-        Ok(Some(if (self.broken)(epoch.epoch, epoch.theta) { f64::NAN } else { distance }))
+        while within.steps < STEPS {
+            self.state[0] -= (distance / STEPS as f64) as f32;
+            self.state[1] += 1.0 / STEPS as f32;
+            self.steps += 1;
+            within = Within { steps: within.steps + 1, examples: within.examples + 1, loss: within.loss + distance };
+            if !observer.step(1) {
+                return Ok(Trained::Paused(within));
+            }
+        }
+        let loss = within.loss / within.examples as f64;
+        Ok(Trained::Epoch(if (self.broken)(epoch.epoch, epoch.theta) { f64::NAN } else { loss }))
     }
     fn examples(&self) -> usize {
         1
     }
     fn steps(&self) -> usize {
-        1
+        STEPS as usize
     }
     fn reward(&mut self) -> Result<f64> {
         Ok(self.state[0] as f64)
@@ -77,19 +97,27 @@ impl Task for Earnings {
     }
 }
 
-/// Keeps the last progress; stops in the given training step or before the given epoch.
+/// Keeps the last progress, and samples of the round after it; pauses after every `pause_every` steps, stops in the given
+/// training step or before the given epoch.
 #[derive(Default)]
 struct Memory {
     saved: Option<Progress>,
+    samples: HashMap<usize, Kept>,
+    /// Whether finished samples are kept before a pause.
+    eager: bool,
     steps: usize,
+    pause_every: Option<usize>,
     interrupt_at_step: Option<usize>,
     stop_after_epoch: Option<usize>,
 }
 
+type Kept = (SampleKey, SampleProgress, Option<Vec<f32>>);
+
 impl Observer for Memory {
     fn step(&mut self, _examples: usize) -> bool {
         self.steps += 1;
-        self.interrupt_at_step != Some(self.steps)
+        let pause = self.pause_every.is_some_and(|every| self.steps.is_multiple_of(every));
+        !pause && self.interrupt_at_step != Some(self.steps)
     }
 }
 
@@ -98,12 +126,25 @@ impl Recorder for Memory {
     fn observer(&mut self) -> &mut dyn Observer {
         self
     }
+    fn kept_sample(&mut self, key: &SampleKey) -> Option<(SampleProgress, Option<Vec<f32>>)> {
+        let (found, progress, state) = self.samples.get(&key.sample)?.clone();
+        (found == *key).then_some((progress, state))
+    }
+    fn keep_sample(&mut self, key: &SampleKey, progress: &SampleProgress, state: Option<&[f32]>) -> bool {
+        self.samples.insert(key.sample, (key.clone(), progress.clone(), state.map(<[f32]>::to_vec)));
+        true
+    }
+    fn keeping_pays(&self) -> bool {
+        self.eager
+    }
     fn save(&mut self, progress: &Progress) -> Result<f64> {
         self.saved = Some(copy(progress));
+        self.samples.clear();
         Ok(0.0)
     }
     fn should_stop(&mut self, _last_round_seconds: f64) -> bool {
-        self.stop_after_epoch.is_some_and(|epoch| self.saved.as_ref().unwrap().epoch >= epoch)
+        self.interrupt_at_step == Some(self.steps)
+            || self.stop_after_epoch.zip(self.saved.as_ref()).is_some_and(|(epoch, saved)| saved.epoch >= epoch)
     }
 }
 
@@ -262,25 +303,78 @@ fn an_update_is_recorded_in_sigmas_beside_what_chance_would_give() {
     assert!(record.delta_sigmas > 2.0 * record.chance_sigmas, "{}", record.delta_sigmas);
 }
 
+/// Whether two runs took the same way.
+fn same(a: &Progress, b: &Progress) -> bool {
+    a.state == b.state
+        && a.policy == b.policy
+        && a.history.len() == b.history.len()
+        && a.history.iter().zip(&b.history).all(|(a, b)| {
+            let figures = |record: &EpochRecord| -> Vec<(u64, u64)> {
+                record.samples.iter().map(|s| (s.reward.to_bits(), s.train_loss.to_bits())).collect()
+            };
+            a.mu == b.mu && a.best == b.best && figures(a) == figures(b)
+        })
+}
+
 #[test]
-fn stopping_anywhere_and_going_on_gives_the_same_bits() {
-    let config = config(&[]);
+fn stopping_anywhere_and_going_on_gives_the_same_bits_and_no_step_is_done_twice() {
+    let config = config(&["search.round_epochs=2"]);
     let straight = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
-    let same = |progress: &Progress| {
-        progress.state == straight.state
-            && progress.policy == straight.policy
-            && progress.history.iter().zip(&straight.history).all(|(a, b)| a.mu == b.mu && a.best == b.best)
-    };
-    for step in 1..=24 {
+    let all = 6 * 4 * STEPS as usize;
+    for step in 1..=all {
         let mut recorder = Memory { interrupt_at_step: Some(step), ..Memory::default() };
-        let error = run(&config, &mut Earnings::new(), &mut recorder, None).err().unwrap();
-        assert!(matches!(error, Error::Stopped(_)));
-        let resumed = run(&config, &mut Earnings::new(), &mut Memory::default(), recorder.saved).unwrap();
-        assert!(same(&resumed), "interrupted in step {step}");
+        let mut task = Earnings::new();
+        let error = run(&config, &mut task, &mut recorder, None).err().unwrap();
+        assert!(matches!(&error, Error::Stopped(text) if text.ends_with("everything is saved")), "{error}");
+        let Memory { saved, samples, .. } = recorder;
+        let mut rest = Earnings::new();
+        let resumed = run(&config, &mut rest, &mut Memory { samples, ..Memory::default() }, saved).unwrap();
+        assert!(same(&resumed, &straight), "interrupted in step {step}");
+        assert_eq!(task.steps + rest.steps, all, "interrupted in step {step}");
     }
     let mut recorder = Memory { stop_after_epoch: Some(2), ..Memory::default() };
     assert!(matches!(run(&config, &mut Earnings::new(), &mut recorder, None), Err(Error::Stopped(_))));
-    assert!(same(&run(&config, &mut Earnings::new(), &mut Memory::default(), recorder.saved).unwrap()));
+    assert!(same(&run(&config, &mut Earnings::new(), &mut Memory::default(), recorder.saved).unwrap(), &straight));
+}
+
+#[test]
+fn pauses_change_nothing() {
+    let straight = run(&config(&[]), &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    for every in 1..=5 {
+        let mut recorder = Memory { pause_every: Some(every), ..Memory::default() };
+        assert!(same(&run(&config(&[]), &mut Earnings::new(), &mut recorder, None).unwrap(), &straight));
+    }
+}
+
+#[test]
+fn after_a_kill_finished_samples_are_not_trained_again_and_one_state_is_kept() {
+    let config = config(&["search.samples=8"]);
+    let straight = run(&config, &mut Earnings::new(), &mut Memory::default(), None).unwrap();
+    // in the last step of the second epoch's last sample
+    let step = 2 * 8 * STEPS as usize;
+    let mut recorder = Memory { eager: true, interrupt_at_step: Some(step), ..Memory::default() };
+    run(&config, &mut Earnings::new(), &mut recorder, None).err().unwrap();
+    let Memory { saved, mut samples, .. } = recorder;
+    samples.remove(&7); // a kill leaves nothing of it
+    assert_eq!(samples.len(), 7);
+    let best = samples.values().max_by(|a, b| a.1.reward.total_cmp(&b.1.reward)).unwrap().0.sample;
+    let held: Vec<usize> = samples.values().filter(|kept| kept.2.is_some()).map(|kept| kept.0.sample).collect();
+    assert_eq!(held, [best]);
+
+    let go_on = |samples: &HashMap<usize, Kept>| {
+        let mut task = Earnings::new();
+        let mut recorder = Memory { samples: samples.clone(), ..Memory::default() };
+        let progress = run(&config, &mut task, &mut recorder, Some(copy(saved.as_ref().unwrap()))).unwrap();
+        assert!(same(&progress, &straight));
+        task.steps / STEPS as usize
+    };
+    assert_eq!(go_on(&samples), 1 + 4 * 8);
+    // without the best one's file, the others are still used
+    samples.remove(&best);
+    assert_eq!(go_on(&samples), 2 + 4 * 8);
+    // what belongs to another round is not used
+    samples.values_mut().for_each(|kept| kept.0.start_crc32 ^= 1);
+    assert_eq!(go_on(&samples), 8 + 4 * 8);
 }
 
 #[test]

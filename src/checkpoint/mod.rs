@@ -5,6 +5,7 @@
 
 mod content;
 mod read;
+mod sample_file;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::state::{EpochRecord, PolicyState, TensorSpec};
 
 pub use read::read;
+pub use sample_file::{SavedSample, read_sample, write_sample};
 pub use write::write;
 
 const FILETYPE: &str = "amlfs checkpoint";

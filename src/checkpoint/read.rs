@@ -90,7 +90,7 @@ pub(super) fn holds(path: &Path, info: &RunInfo, blocks: &[Block]) -> Outcome<bo
 }
 
 /// Whether the bytes are those that were written: only then is the file safe to give to libhdf5.
-fn check_bytes(path: &Path) -> Outcome<()> {
+pub(super) fn check_bytes(path: &Path) -> Outcome<()> {
     let file = fs::File::open(path)?;
     let length = file.metadata()?.len();
     let trailer: [u8; TRAILER_LEN as usize] = trailer::last_bytes(&file)?;

@@ -306,7 +306,11 @@ fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task)
     println!(
         "# memory per rank beside activations: {:.1} MB on each device, {:.1} MB on the host",
         megabytes(numbers + model),
-        megabytes(2 * numbers)
+        megabytes(3 * numbers)
+    );
+    println!(
+        "# a stop, and run.save_minutes, save {:.1} MB per rank; a rank has two of these files in a round at most",
+        megabytes(numbers)
     );
     println!("# files: the last {} checkpoints and the best, {:.1} MB each", config.run.keep, megabytes(numbers));
 }

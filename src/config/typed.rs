@@ -269,6 +269,8 @@ pub struct Run {
     pub keep: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_hours: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_minutes: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -307,6 +309,7 @@ impl TypedConfig {
                 devices_per_rank: None,
                 keep: 1,
                 max_hours: None,
+                save_minutes: None,
             };
             Table::try_from(config).expect("a configuration is a table")
         };

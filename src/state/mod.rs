@@ -2,11 +2,13 @@
 //! Nothing here knows of tch, MPI or HDF5.
 
 mod record;
+mod sample;
 mod tensor_spec;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 pub use record::{Column, EPOCH_COLUMNS, EpochRecord, SAMPLE_COLUMNS, SampleRecord, Shown, Status, Value};
+pub use sample::{SampleKey, SampleProgress, Within};
 pub use tensor_spec::TensorSpec;
 
 /// The distribution of loss functions, N(mu, sigma^2), and what its policy remembers from round to round.

@@ -15,8 +15,8 @@ use tch::Device;
 use crate::config::{Config, Source};
 use crate::data::LabelChange;
 use crate::error::Result;
-use crate::state::TensorSpec;
-use crate::train::Observer;
+use crate::state::{TensorSpec, Within};
+use crate::train::{Observer, Trained};
 
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
@@ -42,6 +42,8 @@ pub struct Epoch<'a> {
     pub theta: &'a [f64],
     /// Data order and augmentation: equal streams see equal batches.
     pub stream: u64,
+    /// Where in the epoch to begin: the current model has come as far.
+    pub from: Within,
 }
 
 pub trait Task {
@@ -53,9 +55,9 @@ pub trait Task {
         &[]
     }
 
-    /// Trains the current model for one epoch. Returns the mean training loss, not finite if training diverged;
-    /// `None` if the observer stopped it.
-    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>>;
+    /// Trains the current model to the end of the epoch, or until the observer wants a pause. The result must be the same
+    /// with and without pauses, also if the state is saved, and loaded by another process, in between.
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Trained>;
 
     /// Training examples and steps of one epoch.
     fn examples(&self) -> usize;

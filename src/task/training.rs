@@ -9,7 +9,7 @@ use crate::config::{Config, RewardWeights};
 use crate::data::{Augment, Balanced, Dataset, LabelChange, batches, shuffled};
 use crate::error::Result;
 use crate::state::TensorSpec;
-use crate::train::{EpochPlan, Normalisation, Observer, Trainer, evaluation_batches, learning_rate};
+use crate::train::{EpochPlan, Normalisation, Observer, Trained, Trainer, evaluation_batches, learning_rate};
 
 /// What a network is trained for: its reward and its test. The data of both are never trained on.
 pub trait Goal {
@@ -42,7 +42,7 @@ impl Task for Supervised {
         &self.label_changes
     }
 
-    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+    fn train(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Trained> {
         self.training.epoch(epoch, observer)
     }
 
@@ -129,11 +129,11 @@ impl Training {
         Ok(Training { balanced: Some((balanced, batches)), ..self })
     }
 
-    /// One epoch over randomly ordered, augmented images.
-    fn epoch(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Option<f64>> {
+    /// One epoch over randomly ordered, augmented images, or the rest of one.
+    fn epoch(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Trained> {
         let Config { data, train, run, .. } = &self.config;
         let number = epoch.epoch as u64;
-        let order = match &self.balanced {
+        let mut order = match &self.balanced {
             None => shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream),
             Some((balanced, _)) => balanced.order(&self.dataset.labels, self.steps(), run.seed, number, epoch.stream),
         };
@@ -148,9 +148,11 @@ impl Training {
             epoch: number,
             stream: epoch.stream,
         });
-        let batches = batches(&self.dataset, order, train.batch_size, augment, run.loader_threads);
+        // all that is drawn for an image is keyed by it, not by its place in the order
+        let rest = order.split_off((epoch.from.steps as usize * train.batch_size).min(order.len()));
+        let batches = batches(&self.dataset, rest, train.batch_size, augment, run.loader_threads);
         let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, stream: epoch.stream };
-        self.trainer.epoch(epoch.theta, batches, plan, observer)
+        self.trainer.epoch(epoch.theta, batches, plan, epoch.from, observer)
     }
 
     /// Examples of one epoch: one pass, unless the configuration sets the number of steps.

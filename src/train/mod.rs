@@ -10,4 +10,4 @@ pub use average::Average;
 pub use normalisation::Normalisation;
 pub use optimizer::Optimizer;
 pub use replicas::{Replicas, Step};
-pub use trainer::{EVALUATION_BATCH, EpochPlan, Observer, Trainer, evaluation_batches, learning_rate};
+pub use trainer::{EVALUATION_BATCH, EpochPlan, Observer, Trained, Trainer, evaluation_batches, learning_rate};

@@ -8,7 +8,7 @@ use crate::config;
 use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
 use crate::model::{Model, TensorLayout};
-use crate::state::TensorSpec;
+use crate::state::{TensorSpec, Within};
 
 use super::{Average, Normalisation, Optimizer, Replicas, Step};
 
@@ -20,10 +20,19 @@ pub struct Trainer {
     specs: Vec<TensorSpec>,
 }
 
-/// Watches training steps: draws progress and says when to stop.
+/// Watches training steps: draws progress and says when to pause.
 pub trait Observer {
-    /// After each training step over `examples` examples; false: stop now, the epoch will be discarded.
+    /// After each training step over `examples` examples; false: pause now, to save the state or to stop.
     fn step(&mut self, examples: usize) -> bool;
+}
+
+/// How a call of `Trainer::epoch` ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Trained {
+    /// With the epoch: its mean training loss, not finite if training diverged.
+    Epoch(f64),
+    /// The observer wanted a pause; another call goes on from there.
+    Paused(Within),
 }
 
 /// Which epoch it is, and how long an epoch is.
@@ -73,25 +82,25 @@ impl Trainer {
         Trainer { config: config.clone(), replicas, optimizer, average, specs }
     }
 
-    /// Trains on `batches`, the epoch's `plan.steps` of them, with the loss theta [P] (or the configured fixed loss).
-    /// Returns the mean loss over the examples, not finite if it or the weights have become so; `None` if the
-    /// observer stopped the epoch, which leaves the state in between. Errors: the batches'.
+    /// Trains on `batches`, those of the epoch's `plan.steps` that come after `from`, with the loss theta [P] (or the
+    /// configured fixed loss). The mean loss over the epoch's examples is not finite if it or the weights have become so.
+    /// Errors: the batches'.
     pub fn epoch(
         &mut self,
         theta: &[f64],
         batches: impl Iterator<Item = Result<Batch>>,
         plan: EpochPlan,
+        from: Within,
         observer: &mut dyn Observer,
-    ) -> Result<Option<f64>> {
+    ) -> Result<Trained> {
         let function = self.config.loss.function;
         self.replicas.set_loss(|device| function.build(theta, device, Kind::Float));
         let rate = learning_rate(&self.config.train, plan.epoch);
-        let first_step = plan.epoch as u64 * plan.steps;
-        let mut total = Tensor::zeros([], (Kind::Double, self.replicas.devices()[0]));
-        let mut examples = 0;
-        for (i, batch) in batches.enumerate() {
+        let mut within = from;
+        let mut total = Tensor::from(from.loss).to_device(self.replicas.devices()[0]);
+        for batch in batches {
             let batch = batch?;
-            let step = first_step + i as u64;
+            let step = plan.epoch as u64 * plan.steps + within.steps;
             let size = batch.labels.size()[0];
             let found = self.replicas.gradient(&batch, Step { number: step, stream: plan.stream });
             total += found.to_kind(Kind::Double) * size;
@@ -101,16 +110,18 @@ impl Trainer {
                 average.follow(weights, plan.steps);
             }
             self.replicas.synchronise();
-            examples += size;
+            within.steps += 1;
+            within.examples += size as u64;
             if !observer.step(size as usize) {
-                return Ok(None);
+                within.loss = f64::try_from(total).expect("a scalar");
+                return Ok(Trained::Paused(within));
             }
         }
         // the last step's update may have broken weights without a loss that shows it
         let finite = self.replicas.first().0.flat.isfinite().all();
         let finite = i64::try_from(finite).expect("a boolean") == 1;
-        let mean = f64::try_from(total).expect("a scalar") / examples as f64;
-        Ok(Some(if finite { mean } else { f64::NAN }))
+        let mean = f64::try_from(total).expect("a scalar") / within.examples as f64;
+        Ok(Trained::Epoch(if finite { mean } else { f64::NAN }))
     }
 
     /// Test-time logits of all `batches`, one after the other: [N, C] f32 on replica 0's device.

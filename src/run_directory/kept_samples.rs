@@ -1,0 +1,146 @@
+//! What is kept of the samples of the round that is under way: OUT/.samples/N.h5, written by the rank that trains sample N,
+//! read by the one that goes on with it, and removed with the round's checkpoint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{read_sample, write_sample};
+use crate::error::Error;
+use crate::state::{SampleKey, SampleProgress};
+
+/// Finished samples are kept when this many times the time that keeping takes has passed: it costs 1 % at most.
+const PAYS_AFTER: u32 = 100;
+/// Default of run.save_minutes.
+const MINUTES: f64 = 10.0;
+/// Slurm's KillWait, what a job has by default from TERM to KILL.
+const GRACE: Duration = Duration::from_secs(30);
+
+pub struct KeptSamples {
+    directory: PathBuf,
+    /// How long within a sample until it is kept.
+    every: Duration,
+    /// When something was kept last, and how long the longest took.
+    last: Instant,
+    longest: Duration,
+}
+
+impl KeptSamples {
+    pub fn new(run: &Path, minutes: Option<f64>) -> KeptSamples {
+        let every = Duration::from_secs_f64(minutes.unwrap_or(MINUTES) * 60.0);
+        KeptSamples { directory: run.join(".samples"), every, last: Instant::now(), longest: Duration::ZERO }
+    }
+
+    /// Whether the sample in training is to be kept now.
+    pub fn due(&self) -> bool {
+        self.last.elapsed() >= self.every
+    }
+
+    /// Whether a sample that is finished is worth keeping now.
+    pub fn pays(&self) -> bool {
+        self.last.elapsed() >= self.longest * PAYS_AFTER
+    }
+
+    /// What there is of a sample; what can't be read is told, and trained again.
+    pub fn read(&self, key: &SampleKey) -> Option<(SampleProgress, Option<Vec<f32>>)> {
+        let file = self.file(key);
+        if !file.exists() {
+            return None;
+        }
+        match read_sample(&file) {
+            Ok(found) if found.key == *key => {
+                let SampleProgress { train_loss, within, finished, .. } = &found.progress;
+                match finished {
+                    true => log::info!("sample {} of this round is finished already", key.sample),
+                    false => log::info!(
+                        "sample {} goes on in epoch {} after step {}",
+                        key.sample,
+                        key.epochs.start + train_loss.len() + 1,
+                        within.steps
+                    ),
+                }
+                Some((found.progress, found.state))
+            }
+            Ok(_) => None, // of another round
+            Err(why) => {
+                log::warn!("{why}; the sample is trained again");
+                None
+            }
+        }
+    }
+
+    /// Returns whether the sample is kept; why not is told.
+    pub fn write(&mut self, key: &SampleKey, progress: &SampleProgress, state: Option<&[f32]>) -> bool {
+        let start = Instant::now();
+        let file = self.file(key);
+        let written = fs::create_dir_all(&self.directory)
+            .map_err(|why| Error::file(&self.directory, format!("can't be made: {why}")))
+            .and_then(|()| write_sample(&file, key, progress, state));
+        self.last = Instant::now();
+        let took = start.elapsed();
+        log::debug!("{}: {} numbers in {:.3} s", file.display(), state.map_or(0, <[f32]>::len), took.as_secs_f64());
+        if took > self.longest {
+            if took > GRACE && self.longest <= GRACE {
+                log::warn!(
+                    "{}: keeping a sample took {:.0} s, longer than the {} s that Slurm leaves by default between TERM and KILL: \
+                     have the job warned earlier (sbatch --signal, docs/clusters.md)",
+                    file.display(),
+                    took.as_secs_f64(),
+                    GRACE.as_secs()
+                );
+            }
+            self.longest = took;
+        }
+        written.map_err(|why| log::warn!("{why}; of sample {} nothing new is kept", key.sample)).is_ok()
+    }
+
+    /// When the round is saved. What stays behind belongs to no round to come, so it does no harm.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+
+    fn file(&self, key: &SampleKey) -> PathBuf {
+        self.directory.join(format!("{}.h5", key.sample))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(sample: usize) -> SampleKey {
+        SampleKey { sample, epochs: 2..3, stream: 0, theta: vec![1.0], start_crc32: 7 }
+    }
+
+    #[test]
+    fn a_sample_is_found_by_its_own_round_alone_and_not_after_the_round() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut kept = KeptSamples::new(directory.path(), None);
+        let progress = SampleProgress { finished: true, reward: 0.5, ..SampleProgress::default() };
+        assert!(kept.pays() && !kept.due());
+        assert!(kept.write(&key(0), &progress, Some(&[1.0, 2.0])) && kept.write(&key(1), &progress, None));
+        assert!(!kept.pays(), "nothing has been done since");
+        assert_eq!(kept.read(&key(0)), Some((progress.clone(), Some(vec![1.0, 2.0]))));
+        assert_eq!(kept.read(&key(1)), Some((progress.clone(), None)));
+        for other in [
+            SampleKey { epochs: 3..4, ..key(0) },
+            SampleKey { stream: 1, ..key(0) },
+            SampleKey { theta: vec![1.5], ..key(0) },
+            SampleKey { start_crc32: 8, ..key(0) },
+            key(2),
+        ] {
+            assert_eq!(kept.read(&other), None);
+        }
+        kept.remove();
+        assert_eq!(kept.read(&key(0)), None);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+
+        // a damaged file, and a directory that can't be made
+        assert!(kept.write(&key(0), &progress, None));
+        fs::write(directory.path().join(".samples/0.h5"), "half").unwrap();
+        assert_eq!(kept.read(&key(0)), None);
+        kept.remove();
+        fs::write(directory.path().join(".samples"), "").unwrap();
+        assert!(!kept.write(&key(0), &progress, None));
+    }
+}
