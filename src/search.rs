@@ -28,8 +28,12 @@ pub trait Recorder {
 
     fn observer(&mut self) -> &mut dyn Observer;
 
-    /// Rank 0, after each round. Returns the seconds it took to save.
+    /// Rank 0, after each round. Returns the seconds it took to save, or to find that it can't be saved now: the next
+    /// round's save makes up for that. Error: the run must not go on like this.
     fn save(&mut self, progress: &Progress) -> Result<f64>;
+
+    /// Rank 0, before an early end: up to which epoch everything is saved, after another attempt if that is not all.
+    fn saved(&mut self, progress: &Progress) -> usize;
 
     /// Whether to stop before another round as long as the last one.
     fn should_stop(&mut self, last_round_seconds: f64) -> bool;
@@ -65,7 +69,7 @@ pub fn searched_rounds(config: &config::Config) -> usize {
     rounds
 }
 
-/// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
+/// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`, which says what is saved).
 /// `progress` must be the same on all ranks, its history on rank 0. Returns the final progress; the task holds the
 /// final model. Errors: every sample of a round failed; the task's and the recorder's own.
 pub fn run(
@@ -89,7 +93,9 @@ pub fn run(
         comm.barrier();
         let wait_seconds = waiting.elapsed().as_secs_f64();
         let exchanging = Instant::now();
-        let samples = round.gather(comm, &mine)?;
+        let Some(samples) = round.gather(comm, &mine) else {
+            return Err(stopped(&format!("in epoch {}", progress.epoch + 1), comm, recorder, &progress));
+        };
         let best = round.best(&samples)?;
         let mu = policy.state().mu.clone();
         let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
@@ -113,11 +119,28 @@ pub fn run(
         checkpoint_seconds = comm.agree(saved)?;
         let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
-            return Err(Error::Stopped(format!("stopped after epoch {}; everything is saved", progress.epoch)));
+            return Err(stopped(&format!("after epoch {}", progress.epoch), comm, recorder, &progress));
         }
     }
     task.load(&progress.state);
     Ok(progress)
+}
+
+/// `when`: in or after which epoch. Rank 0's text is true.
+fn stopped(when: &str, comm: &Comm, recorder: &mut dyn Recorder, progress: &Progress) -> Error {
+    let saved = if comm.is_root() { recorder.saved(progress) } else { 0 };
+    comm.barrier(); // the others' patience with a rank 0 that still saves is short
+    Error::Stopped(format!("stopped {when}; {}", what_is_saved(saved, progress.epoch)))
+}
+
+/// Of `done` epochs the first `saved` ones are on disk.
+pub fn what_is_saved(saved: usize, done: usize) -> String {
+    match saved {
+        0 if done == 0 => "nothing was done that could be saved".into(),
+        0 => "nothing is saved".into(),
+        saved if saved == done => format!("everything up to epoch {saved} is saved"),
+        saved => format!("everything up to epoch {saved} is saved, what came after it is not"),
+    }
 }
 
 impl Progress {
@@ -287,8 +310,8 @@ impl Round {
         Ok(found)
     }
 
-    /// Every sample, in order, on every rank. Error: a rank was interrupted.
-    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Result<Vec<TrainedSample>> {
+    /// Every sample, in order, on every rank. `None`: a rank was interrupted.
+    fn gather(&self, comm: &Comm, mine: &[TrainedSample]) -> Option<Vec<TrainedSample>> {
         let epochs = self.epochs.len();
         let width = 3 + 2 * epochs;
         let slots = self.samples.div_ceil(comm.size());
@@ -310,15 +333,7 @@ impl Round {
             }
         });
         let samples: Vec<_> = samples.collect();
-        if samples.iter().any(|sample| sample.interrupted) {
-            let now = self.epochs.start + 1;
-            let saved = match self.epochs.start {
-                0 => "nothing was done that could be saved".to_owned(),
-                saved => format!("everything up to epoch {saved} is saved"),
-            };
-            return Err(Error::Stopped(format!("stopped in epoch {now}; {saved}")));
-        }
-        Ok(samples)
+        (!samples.iter().any(|sample| sample.interrupted)).then_some(samples)
     }
 
     /// Index of the sample with the highest reward, the lowest one of equals. Error: all failed.

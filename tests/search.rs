@@ -102,6 +102,9 @@ impl Recorder for Memory {
         self.saved = Some(copy(progress));
         Ok(0.0)
     }
+    fn saved(&mut self, progress: &Progress) -> usize {
+        progress.epoch
+    }
     fn should_stop(&mut self, _last_round_seconds: f64) -> bool {
         self.stop_after_epoch.is_some_and(|epoch| self.saved.as_ref().unwrap().epoch >= epoch)
     }
