@@ -110,7 +110,7 @@ case $code in
     if [ -e "$OUT/STOPPED" ]; then # amlfs has renamed STOP
         say "$OUT/STOP stopped the run: not queued again"
     else
-        queue_again "stopped early, everything saved"
+        queue_again "stopped early"
     fi ;;
 0 | 1 | 2 | 78 | 101) say "amlfs exited with $code" ;;
 *) # a killed rank or launcher, a dead node

@@ -20,7 +20,7 @@ pub enum Error {
     /// Everything else that stops the run: data, files, devices, all samples failed.
     #[error("{0}")]
     Failed(String),
-    /// Not a failure: the run was asked to stop, and everything is saved.
+    /// Not a failure: the run was asked to stop. Says what is saved.
     #[error("{0}")]
     Stopped(String),
     /// What another rank has met, and tells.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod eval;
 mod hdf5_file;
 pub mod loss;
+mod mapped_file;
 pub mod model;
 pub mod policy;
 pub mod pretrained;

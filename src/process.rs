@@ -37,6 +37,12 @@ pub fn set_environment() {
     let _ = again.args(arguments).envs(missing).env(RESTARTED, process).exec();
 }
 
+/// A file that would grow over a limit (`ulimit -f`) is an error of its writing, not the end of the process.
+pub fn bear_file_limits() {
+    // SAFETY: no handler of ours is involved
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// A panic on one rank must not leave the others waiting for it.
 pub fn end_all_ranks_on_panic() {
     let default = std::panic::take_hook();

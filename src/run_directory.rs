@@ -17,11 +17,14 @@ use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::run_lock::{self, RunLock};
-use crate::search::{Progress, Recorder};
+use crate::search::{Progress, Recorder, what_is_saved};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, SampleKey, SampleProgress, TensorSpec};
 use crate::stop::Stop;
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
+
+/// `run.max_failed_saves` where it is not set.
+const MAX_FAILED_SAVES: usize = 3;
 
 pub struct RunDirectory {
     path: PathBuf,
@@ -162,6 +165,10 @@ pub struct RunRecorder<'a> {
     epochs: usize,
     /// Epochs whose rows have been printed.
     printed: usize,
+    /// Up to which epoch everything is on disk, and how many saves have failed since.
+    saved: usize,
+    failed_saves: usize,
+    max_failed_saves: usize,
 }
 
 struct Watch {
@@ -186,14 +193,25 @@ impl<'a> RunRecorder<'a> {
         stop: Stop,
         root: bool,
     ) -> Self {
-        let (components, epochs) = (config.space().names(), config.train.epochs);
         let samples = KeptSamples::new(&directory.path, config.run.save_minutes);
-        let watch = Watch { bar: ProgressBar::hidden(), stop, samples };
-        RunRecorder { directory, info, specs, components, watch, root, epochs, printed: 0 }
+        RunRecorder {
+            directory,
+            info,
+            specs,
+            components: config.space().names(),
+            watch: Watch { bar: ProgressBar::hidden(), stop, samples },
+            root,
+            epochs: config.train.epochs,
+            printed: 0,
+            saved: 0,
+            failed_saves: 0,
+            max_failed_saves: config.run.max_failed_saves.unwrap_or(MAX_FAILED_SAVES),
+        }
     }
 
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
+        self.saved = history.len();
         if self.root {
             terminal::line(&epoch_header());
             self.print_rows(history);
@@ -218,11 +236,60 @@ impl<'a> RunRecorder<'a> {
         }
     }
 
+    /// Writes the checkpoint, and what follows from it.
+    fn write(&mut self, progress: &Progress) -> Result<()> {
+        let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
+        checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
+        (self.saved, self.failed_saves) = (progress.epoch, 0);
+        self.prune(&progress.history).unwrap_or_else(made_again_later);
+        self.write_metrics(progress);
+        Ok(())
+    }
+
+    fn prune(&self, history: &[EpochRecord]) -> Result<()> {
+        let path = &self.directory.path;
+        checkpoint::prune(path, &kept(history, &checkpoint::epochs(path)?, self.directory.keep))
+    }
+
+    fn write_metrics(&self, progress: &Progress) {
+        self.directory.write_metrics(&progress.history, &self.components).unwrap_or_else(made_again_later);
+    }
+
+    /// Training goes on without this epoch's checkpoint. Error: that was once too often. The last epoch's is no matter: all
+    /// of it is to be in final.h5.
+    fn bear_failed_save(&mut self, why: Error, epoch: usize) -> Result<()> {
+        self.failed_saves += 1;
+        let (failed, most) = (self.failed_saves, self.max_failed_saves);
+        let saved = what_is_saved(self.saved, epoch);
+        if failed >= most && epoch < self.epochs {
+            return Err(Error::failed(format!(
+                "{why}; {failed} saves in a row have failed (run.max_failed_saves = {most}), and the run ends: {saved}; {}",
+                self.how_to_go_on()
+            )));
+        }
+        log::warn!(
+            "{why}; training goes on, and the next save is another attempt (failed: {failed} in a row;             run.max_failed_saves = {most} end the run): {saved}"
+        );
+        Ok(())
+    }
+
+    fn how_to_go_on(&self) -> String {
+        let directory = self.directory.path.display();
+        format!("make room in {directory} (df, quota), then run again with --resume")
+    }
+
     /// Writes final.h5 and takes the progress bar away.
     pub fn finish(&self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
         self.watch.bar.finish_and_clear();
         self.directory.check_owner()?;
-        checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test))
+        checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test)).map_err(|why| {
+            let saved = what_is_saved(self.saved, progress.epoch);
+            Error::failed(format!("{why}; all epochs are trained: {saved}; {}", self.how_to_go_on()))
+        })?;
+        // a save before it may have failed
+        self.watch.samples.remove();
+        self.write_metrics(progress);
+        Ok(())
     }
 
     /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
@@ -262,13 +329,21 @@ impl Recorder for RunRecorder<'_> {
     fn save(&mut self, progress: &Progress) -> Result<f64> {
         let start = Instant::now();
         self.directory.check_owner()?;
-        let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
-        checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
-        self.watch.samples.remove();
-        checkpoint::prune(&self.directory.path, &kept(&progress.history, self.directory.keep))?;
-        self.directory.write_metrics(&progress.history, &self.components)?;
+        match self.write(progress) {
+            Ok(()) => self.watch.samples.remove(),
+            Err(why) => self.bear_failed_save(why, progress.epoch)?,
+        }
         self.print_rows(&progress.history);
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn saved(&mut self, progress: &Progress) -> usize {
+        if self.saved < progress.epoch
+            && let Err(why) = self.directory.check_owner().and_then(|()| self.write(progress))
+        {
+            log::warn!("{why}");
+        }
+        self.saved
     }
 
     fn should_stop(&mut self, last_round_seconds: f64) -> bool {
@@ -277,9 +352,14 @@ impl Recorder for RunRecorder<'_> {
     }
 }
 
-/// Epochs whose checkpoints stay: the last `keep` exchanges and the one with the best reward.
-fn kept(history: &[EpochRecord], keep: usize) -> Vec<usize> {
-    let rewarded = history.iter().enumerate().filter(|(_, record)| record.best >= 0);
+/// metrics.csv, and which checkpoints are there: no reason to end a run whose checkpoint is safe.
+fn made_again_later(why: Error) {
+    log::warn!("{why}; the checkpoint is written, and this is tried again with the next one");
+}
+
+/// Of the epochs with checkpoints, those that stay: the last `keep` exchanges and the one with the best reward.
+fn kept(history: &[EpochRecord], written: &[usize], keep: usize) -> Vec<usize> {
+    let rewarded = history.iter().enumerate().filter(|(i, record)| record.best >= 0 && written.contains(&(i + 1)));
     let exchanges: Vec<(usize, f64)> =
         rewarded.map(|(i, record)| (i + 1, record.samples[record.best as usize].reward)).collect();
     let best = exchanges.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best });

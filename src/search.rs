@@ -42,8 +42,12 @@ pub trait Recorder {
     /// Whether keeping takes little time for what has been done since it was done last.
     fn keeping_pays(&self) -> bool;
 
-    /// Rank 0, after each round. Returns the seconds it took to save.
+    /// Rank 0, after each round. Returns the seconds it took to save, or to find that it can't be saved now: the next
+    /// round's save makes up for that. Error: the run must not go on like this.
     fn save(&mut self, progress: &Progress) -> Result<f64>;
+
+    /// Rank 0, before an early end: up to which epoch everything is saved, after another attempt if that is not all.
+    fn saved(&mut self, progress: &Progress) -> usize;
 
     /// Whether to stop before another round as long as the last one.
     fn should_stop(&mut self, last_round_seconds: f64) -> bool;
@@ -79,7 +83,7 @@ pub fn searched_rounds(config: &config::Config) -> usize {
     rounds
 }
 
-/// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`; everything is saved then).
+/// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`, which says what is saved).
 /// `progress` must be the same on all ranks, its history on rank 0. Returns the final progress; the task holds the
 /// final model. Errors: every sample of a round failed; the task's and the recorder's own.
 pub fn run(
@@ -103,7 +107,12 @@ pub fn run(
         comm.barrier();
         let wait_seconds = waiting.elapsed().as_secs_f64();
         let exchanging = Instant::now();
-        let samples = round.gather(comm, &mine)?;
+        let samples = match round.gather(comm, &mine) {
+            Ok(samples) => samples,
+            Err(Interrupted { kept }) => {
+                return Err(stopped(&format!("in epoch {}", progress.epoch + 1), kept, comm, recorder, &progress));
+            }
+        };
         let best = round.best(&samples)?;
         let mu = policy.state().mu.clone();
         let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
@@ -127,11 +136,32 @@ pub fn run(
         checkpoint_seconds = comm.agree(saved)?;
         let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
-            return Err(Error::Stopped(format!("stopped after epoch {}; everything is saved", progress.epoch)));
+            return Err(stopped(&format!("after epoch {}", progress.epoch), true, comm, recorder, &progress));
         }
     }
     task.load(&progress.state);
     Ok(progress)
+}
+
+/// `when`: in or after which epoch; `kept`: all that was done after the last exchange is kept. Rank 0's text is true.
+fn stopped(when: &str, kept: bool, comm: &Comm, recorder: &mut dyn Recorder, progress: &Progress) -> Error {
+    let saved = if comm.is_root() { recorder.saved(progress) } else { 0 };
+    comm.barrier(); // the others' patience with a rank 0 that still saves is short
+    let saved = match kept && saved == progress.epoch {
+        true => "everything is saved".into(),
+        false => what_is_saved(saved, progress.epoch),
+    };
+    Error::Stopped(format!("stopped {when}; {saved}"))
+}
+
+/// Of `done` epochs the first `saved` ones are on disk.
+pub fn what_is_saved(saved: usize, done: usize) -> String {
+    match saved {
+        0 if done == 0 => "nothing was done that could be saved".into(),
+        0 => "nothing is saved".into(),
+        saved if saved == done => format!("everything up to epoch {saved} is saved"),
+        saved => format!("everything up to epoch {saved} is saved, what came after it is not"),
+    }
 }
 
 impl Progress {
@@ -182,6 +212,12 @@ struct TrainedSample {
     validation_seconds: f64,
 }
 
+/// A rank was asked to stop before the end of the round.
+struct Interrupted {
+    /// Whether all ranks could keep what they had done.
+    kept: bool,
+}
+
 /// What rank 0 knows of a round when it is over.
 struct Exchange {
     /// The mean that the thetas were drawn from.
@@ -230,8 +266,8 @@ impl Round {
         if self.warmup { vec![policy.state().mu.clone()] } else { policy.ask(self.epochs.start) }
     }
 
-    /// Every sample, in order, on every rank. Error: a rank was interrupted.
-    fn gather(&self, comm: &Comm, mine: &Mine) -> Result<Vec<TrainedSample>> {
+    /// Every sample, in order, on every rank, unless one was interrupted.
+    fn gather(&self, comm: &Comm, mine: &Mine) -> std::result::Result<Vec<TrainedSample>, Interrupted> {
         const FLAGS: usize = 5;
         let epochs = self.epochs.len();
         let width = FLAGS + 2 * epochs;
@@ -261,16 +297,10 @@ impl Round {
             }
         });
         let samples: Vec<_> = samples.collect();
-        if samples.iter().any(|sample| sample.interrupted.is_some()) {
-            let all_kept = samples.iter().all(|sample| sample.interrupted != Some(false));
-            let saved = match (all_kept, self.epochs.start) {
-                (true, _) => "everything is saved".to_owned(),
-                (false, 0) => "nothing was done that could be saved".to_owned(),
-                (false, saved) => format!("everything up to epoch {saved} is saved"),
-            };
-            return Err(Error::Stopped(format!("stopped in epoch {}; {saved}", self.epochs.start + 1)));
+        match samples.iter().any(|sample| sample.interrupted.is_some()) {
+            true => Err(Interrupted { kept: samples.iter().all(|sample| sample.interrupted != Some(false)) }),
+            false => Ok(samples),
         }
-        Ok(samples)
     }
 
     /// Index of the sample with the highest reward, the lowest one of equals. Error: all failed.

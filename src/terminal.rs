@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, OnceLock};
 
@@ -11,6 +12,7 @@ use log::LevelFilter;
 
 use crate::comm;
 use crate::error::{Error, Result};
+use crate::mapped_file;
 use crate::state::{Column, EPOCH_COLUMNS, EpochRecord, Shown, Value};
 
 /// run.log, once there is a run directory.
@@ -43,6 +45,7 @@ pub fn start_log() {
 /// From now on the log goes to `path` too.
 pub fn log_to(path: &Path) -> Result<()> {
     let file = File::options().create(true).append(true).open(path).map_err(|why| Error::file(path, why))?;
+    mapped_file::tell_also(file.as_raw_fd());
     *LOG_FILE.lock().expect("no panic while logging") = Some(file);
     Ok(())
 }

@@ -142,6 +142,9 @@ impl Recorder for Memory {
         self.samples.clear();
         Ok(0.0)
     }
+    fn saved(&mut self, progress: &Progress) -> usize {
+        progress.epoch
+    }
     fn should_stop(&mut self, _last_round_seconds: f64) -> bool {
         self.interrupt_at_step == Some(self.steps)
             || self.stop_after_epoch.zip(self.saved.as_ref()).is_some_and(|(epoch, saved)| saved.epoch >= epoch)

@@ -112,8 +112,14 @@ pub fn epoch_file(dir: &Path, epoch: usize) -> PathBuf {
 ///
 /// Errors: the directory can't be listed.
 pub fn newest(dir: &Path) -> Result<Option<PathBuf>> {
-    let epoch = names(dir)?.iter().filter_map(|name| epoch_number(name)).max();
-    Ok(epoch.map(|epoch| epoch_file(dir, epoch)))
+    Ok(epochs(dir)?.into_iter().max().map(|epoch| epoch_file(dir, epoch)))
+}
+
+/// The epochs that have an epoch file, in no order; none if there is no such directory.
+///
+/// Errors: the directory can't be listed.
+pub fn epochs(dir: &Path) -> Result<Vec<usize>> {
+    Ok(names(dir)?.iter().filter_map(|name| epoch_number(name)).collect())
 }
 
 /// The checkpoint that `path` means: itself, or of a run's directory final.h5, else its newest epoch. Error: a directory

@@ -36,7 +36,7 @@ pub use evaluate::{
     args_override_self = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 75 stopped early with everything saved, 78 bad configuration, 101 panic."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 75 stopped early (--resume goes on), 78 bad configuration, 101 panic."
 )]
 struct Cli {
     #[command(subcommand)]

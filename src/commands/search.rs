@@ -211,10 +211,10 @@ fn run_info(config: &Config, comm: &Comm, devices: &[Device]) -> RunInfo {
 /// Measures the final model on the test set and writes final.h5.
 fn finish(directory: &RunDirectory, task: &mut dyn Task, recorder: &RunRecorder, progress: &Progress) -> Result<()> {
     let test = task.test()?;
-    recorder.finish(progress, test.clone())?;
-    for (name, value) in test {
+    for (name, value) in &test {
         terminal::line(&format!("test {name:12} {value:.4}"));
     }
+    recorder.finish(progress, test)?;
     terminal::line(&directory.final_file().display().to_string());
     Ok(())
 }

@@ -240,6 +240,7 @@ fn check_run(run: &Run) -> Check {
     run.devices_per_rank.map_or(Ok(()), |devices| either("run.devices_per_rank", devices, 1, 2))?;
     at_least_1("run.keep", run.keep)?;
     run.save_minutes.map_or(Ok(()), |minutes| above_0("run.save_minutes", minutes))?;
+    run.max_failed_saves.map_or(Ok(()), |saves| at_least_1("run.max_failed_saves", saves))?;
     run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))
 }
 

@@ -267,6 +267,9 @@ pub struct Run {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices_per_rank: Option<usize>,
     pub keep: usize,
+    /// In a row; `None`: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_failed_saves: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_hours: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -308,6 +311,7 @@ impl TypedConfig {
                 device: DeviceKind::Auto,
                 devices_per_rank: None,
                 keep: 1,
+                max_failed_saves: None,
                 max_hours: None,
                 save_minutes: None,
             };

@@ -1,13 +1,17 @@
 //! A disk that becomes full: a small tmpfs, which takes the right to mount one.
 
+use std::fs::File;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use amlfs::checkpoint;
 use tempfile::TempDir;
 
 use crate::Possible;
-use crate::support::{SMALL, assert_code, assert_error, finish, mpirun, text};
+use crate::support::{
+    SMALL, assert_code, assert_error, assert_same, errors, final_without_timings, finish, mpirun, saved_epochs, text,
+    until, wait,
+};
 
 struct Disk(TempDir);
 
@@ -39,16 +43,47 @@ fn files(directory: &Path) -> Vec<String> {
     names.collect()
 }
 
-pub fn a_search_ends_with_1_and_keeps_the_last_checkpoint() -> Possible {
+fn search(out: &Path, more: &[&str]) -> Command {
+    let out = format!("--out={}", out.display());
+    mpirun(2, &[SMALL, &["--epochs=6", "--set=run.keep=2", &out], more].concat())
+}
+
+pub fn a_disk_that_stays_full_ends_a_search_and_keeps_the_last_checkpoint() -> Possible {
     // a checkpoint of ResNet-8 takes 0.65 MB: the second or third does not fit
     let disk = Disk::of(1300)?;
     let run = disk.path().join("run");
-    let out = format!("--out={}", run.display());
-    let output = finish(&mut mpirun(2, &[SMALL, &["--set=run.keep=3", &out]].concat()));
-    assert_error(&output, 1, "No space left on device");
+    let output = finish(&mut search(&run, &["--set=run.keep=6"]));
+    assert_error(&output, 1, "No space left on device; 3 saves in a row have failed (run.max_failed_saves = 3)");
     let newest = checkpoint::newest(&run).unwrap().expect("a checkpoint");
     checkpoint::read(&newest).expect("the checkpoint before is whole");
+    let saved = format!("everything up to epoch {} is saved", saved_epochs(&run));
+    assert!(errors(&output)[0].contains(&saved), "{}", text(&output));
     assert!(files(&run).iter().all(|name| !name.ends_with(".tmp")), "no temporary file is left: {:?}", files(&run));
+    Ok(())
+}
+
+pub fn a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search() -> Possible {
+    let disk = Disk::of(8000)?;
+    let (run, filler) = (disk.path().join("run"), disk.path().join("filler"));
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let settings = ["--set=run.max_failed_saves=100"];
+    let mut command = search(&run, &settings);
+    let mut process = command.stdout(Stdio::null()).stderr(said.reopen().unwrap()).spawn().unwrap();
+    let until = |what: &str, process: &mut Child, happened: &dyn Fn() -> bool| {
+        until(what, || happened() || process.try_wait().unwrap().is_some());
+    };
+    until("an epoch is saved", &mut process, &|| saved_epochs(&run) > 0);
+    std::io::copy(&mut std::io::repeat(0), &mut File::create(&filler).unwrap()).expect_err("the disk is full");
+    let said = || std::fs::read_to_string(said.path()).unwrap();
+    until("a save fails", &mut process, &|| said().contains("training goes on"));
+    std::fs::remove_file(&filler).unwrap();
+    let output = wait(process);
+    assert!(output.status.success() && said().contains("No space left on device; training goes on"), "{}", said());
+
+    let left_alone = tempfile::tempdir().unwrap();
+    assert_code(&finish(&mut search(&left_alone.path().join("run"), &settings)), 0);
+    let undisturbed = final_without_timings(&left_alone.path().join("run"));
+    assert_same(&final_without_timings(&run), &undisturbed);
     Ok(())
 }
 

@@ -38,7 +38,8 @@ fn main() {
     let trials = trials![
         cifar10::softmax_learns_and_a_search_runs,
         evidence::a_grid_is_run_once_and_its_tables_say_what_the_runs_found,
-        full_disk::a_search_ends_with_1_and_keeps_the_last_checkpoint,
+        full_disk::a_disk_that_stays_full_ends_a_search_and_keeps_the_last_checkpoint,
+        full_disk::a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
         orl_faces::real_faces_are_prepared_searched_and_measured,
     ];

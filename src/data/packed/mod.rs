@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 
 use hdf5::types::VarLenUnicode;
 use image::RgbImage;
-use memmap2::{Mmap, MmapOptions};
 
 use super::{Images, decode};
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, column, dataset, text, texts, trailer};
+use crate::mapped_file::MappedFile;
 
 pub use write::{Content, write};
 
@@ -75,7 +75,7 @@ pub struct Packed {
     size: (usize, usize),
     store: Store,
     input: Option<String>,
-    bytes: Mmap,
+    bytes: MappedFile,
     /// Image `i` is `bytes[offsets[i]..offsets[i + 1]]`.
     offsets: Vec<u64>,
     crc32: Vec<u32>,
@@ -127,16 +127,12 @@ impl Packed {
         if !here || dataset.size() as u64 != range.end - range.start {
             return Err("damaged: its images are not where its trailer says".into());
         }
-        let length = usize::try_from(range.end - range.start).map_err(|_| "too large for this computer")?;
-        // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
-        let bytes = unsafe { MmapOptions::new().offset(range.start).len(length).map(&file)? };
-
         let packed = Packed {
+            bytes: MappedFile::range(path, &file, &range)?,
             path: path.to_owned(),
             size: (side("height")?, side("width")?),
             store,
             input: text(&hdf5, "input").ok(),
-            bytes,
             offsets: column(&hdf5, "offsets")?,
             crc32: column(&hdf5, "crc32")?,
             labels: column(&hdf5, "label")?,

@@ -12,9 +12,8 @@ use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use crate::error::{Error, Result};
+use crate::mapped_file::MappedFile;
 
 const MAGIC: [u8; 4] = 0xCED7_230A_u32.to_le_bytes();
 const HEADER: usize = 24;
@@ -33,7 +32,7 @@ type ParsedFiles<T> = std::result::Result<T, (&'static str, String)>;
 /// The folder, mapped into memory: one page cache for all ranks of a node.
 pub struct RecordIo {
     directory: PathBuf,
-    records: Mmap,
+    records: MappedFile,
     layout: RecordLayout,
 }
 
@@ -43,9 +42,8 @@ impl RecordIo {
     pub fn open(directory: &Path) -> Result<RecordIo> {
         let path = directory.join("train.rec");
         let file = File::open(&path).map_err(|why| Error::file(&path, format!("can't be opened: {why}")))?;
-        // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
         let records =
-            unsafe { Mmap::map(&file) }.map_err(|why| Error::file(&path, format!("can't be mapped: {why}")))?;
+            MappedFile::all(&path, &file).map_err(|why| Error::file(&path, format!("can't be mapped: {why}")))?;
         let property = match directory.join("property").exists() {
             true => Some(read(directory, "property")?),
             false => None,

@@ -6,12 +6,12 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, MmapOptions};
 use tch::{Kind, Tensor};
 
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, column, dataset, texts, trailer, write_column, write_text, write_texts};
+use crate::mapped_file::MappedFile;
 
 const FILETYPE: &str = "amlfs embeddings";
 /// Major and minor number of the format, not of the program.
@@ -21,7 +21,7 @@ const NUMBER: usize = size_of::<f32>();
 /// A file of embeddings [N, D] f32. Names stay in the file until they are asked for.
 pub struct Embeddings {
     path: PathBuf,
-    matrix: Mmap,
+    matrix: MappedFile,
     dimensions: usize,
     crc32: Vec<u32>,
     labels: Vec<u32>,
@@ -53,8 +53,7 @@ impl Embeddings {
         if columns.iter().any(|column| column.len() != rows) || dataset(&hdf5, "name")?.size() != rows {
             return Err(format!("damaged: its columns do not have {rows} rows").into());
         }
-        // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
-        let matrix = unsafe { MmapOptions::new().offset(range.start).len(rows * dimensions * NUMBER).map(&file)? };
+        let matrix = MappedFile::range(path, &file, &range)?;
         Ok(Embeddings { path: path.to_owned(), matrix, dimensions, crc32, labels })
     }
 

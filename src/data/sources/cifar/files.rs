@@ -6,10 +6,10 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
-use memmap2::Mmap;
 
 use super::PIXELS;
 use crate::error::{Error, Result};
+use crate::mapped_file::MappedFile;
 
 /// One of the two data sets, each in two versions.
 pub struct Set {
@@ -78,7 +78,7 @@ const MOST_BYTES: u64 = 1 << 28;
 
 /// A file's bytes: mapped (one page cache for all ranks of a node), or out of an archive.
 pub enum Bytes {
-    Mapped(Mmap),
+    Mapped(MappedFile),
     Read(Vec<u8>),
 }
 
@@ -161,8 +161,7 @@ impl Set {
 
 fn map(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
-    // SAFETY: read-only; data sets do not change under a running job, as for every reader of them.
-    let bytes = unsafe { Mmap::map(&file) }.map_err(|why| Error::file(path, format!("can't be mapped: {why}")))?;
+    let bytes = MappedFile::all(path, &file).map_err(|why| Error::file(path, format!("can't be mapped: {why}")))?;
     Ok(Bytes::Mapped(bytes))
 }
 
