@@ -8,6 +8,7 @@
 #   LAUNCHER   srun, or another with its options: LAUNCHER='mpirun --bind-to none'
 #   AMLFS_MPI  what srun gets as --mpi; pmix
 #   STAGE      0: read DATA where it is
+# A task of 'sbatch --array=1-5' gets --seed TASK and the directory OUT/seed-TASK.
 : "${AMLFS:=$AMLFS_ROOT/target/release/amlfs}" "${AMLFS_ENV:=}" "${LAUNCHER:=srun}" "${AMLFS_MPI:=pmix}" "${STAGE:=1}"
 
 say() { printf '%(%F %T)T slurm: %s\n' -1 "$*" >&2; }
@@ -30,9 +31,24 @@ if [ -n "$AMLFS_ENV" ]; then
 fi
 set -euo pipefail # not before: modules' shell functions don't bear it
 
-say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, $SLURM_NTASKS tasks on ${SLURM_JOB_NODELIST:-?}, run $OUT"
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # one task's job number is that of the whole array
+    OUT=$OUT/seed-$SLURM_ARRAY_TASK_ID
+    set -- --seed "$SLURM_ARRAY_TASK_ID" "$@"
+fi
+
+# amlfs ends in time by itself if it knows when that is; Slurm says so from 23.02 on
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
+    end=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$job" --format=%e) || end=''
+    [[ ! $end =~ ^[0-9]+$ ]] || export SLURM_JOB_END_TIME=$end # not a number: without a limit
+fi
+
+say "job $job${SLURM_JOB_END_TIME:+ until $(date -d "@$SLURM_JOB_END_TIME" '+%F %T')}, restart" \
+    "${SLURM_RESTART_COUNT:-0}, $SLURM_NTASKS tasks on ${SLURM_JOB_NODELIST:-?}, run $OUT"
 # shellcheck disable=SC2153 # DATA and data are two
-[ -f "$DATA" ] || refuse "DATA=$DATA is not a file: set DATA to the packed file that 'amlfs prepare' wrote"
+[ -e "$DATA" ] || refuse "DATA=$DATA is not there: set it to the packed file that 'amlfs prepare' wrote, or" \
+    "for CIFAR to its .tar.gz or directory"
 command -v "$AMLFS" >/dev/null || refuse "AMLFS=$AMLFS is not a program: build it (cargo build --release), or set AMLFS"
 
 # --- is there progress? Slurm queues a job again by itself too, when a node dies or another job goes first --------
@@ -53,7 +69,7 @@ on_every_node() {
 }
 
 data=$DATA
-if [ "$STAGE" != 0 ]; then
+if [ "$STAGE" != 0 ] && [ -f "$DATA" ]; then
     local_directory=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/amlfs-$SLURM_JOB_ID
     unstage() {
         trap - EXIT
@@ -98,7 +114,7 @@ fi
 
 # --- what now -----------------------------------------------------------------------------------------------------
 queue_again() {
-    if scontrol requeue "$SLURM_JOB_ID"; then
+    if scontrol requeue "$job"; then
         say "$*: queued again"
     else
         say "$*, but scontrol could not queue the job again: submit it once more"

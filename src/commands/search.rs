@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
 use crate::search::{self, Progress};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::task::{self, Task};
 use crate::terminal;
 
@@ -168,7 +168,7 @@ fn search_in(
     found: Found,
     comm: &Comm,
 ) -> Result<()> {
-    let stop = Stop::new(directory.path(), config.run.max_hours);
+    let stop = Stop::new(directory.path(), config.run.max_hours, stop::before_job_end());
     let (mut policy, progress) = start(config, comm, task, found)?;
     let info = run_info(config, comm, devices);
     if comm.is_root() {
