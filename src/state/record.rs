@@ -217,7 +217,8 @@ impl EpochRecord {
     fn share(&self, work: fn(&SampleRecord) -> f64) -> f64 {
         let sum = |value: fn(&SampleRecord) -> f64| self.samples.iter().map(value).sum::<f64>();
         let all = sum(|sample| sample.train_seconds) + sum(|sample| sample.validation_seconds);
-        let busy = self.seconds - self.wait_seconds - self.exchange_seconds;
+        // a round's waiting is told in its last epoch, and a resumed one did some of its work before
+        let busy = (self.seconds - self.wait_seconds - self.exchange_seconds).max(0.0);
         sum(work) * (busy / all.max(f64::MIN_POSITIVE))
     }
 }
