@@ -1,5 +1,7 @@
-//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it.
+//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes
+//! it; only notes on what each rank does (`lookout`) are the ranks' own, and go with them.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,13 +11,15 @@ use indicatif::ProgressBar;
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
+use crate::comm::Comm;
 use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
+use crate::lookout::{self, OwnNote};
 use crate::run_lock::{self, RunLock};
 use crate::search::{Progress, Recorder};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, TensorSpec};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
 
@@ -47,8 +51,9 @@ impl RunDirectory {
         fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
         self.lock = Some(RunLock::take(&self.path)?);
         let found = self.look(config, resume)?;
-        // of an earlier stop
-        let _ = fs::remove_file(self.stopped_file());
+        // of an earlier stop, and of ranks that were killed
+        let _ = fs::remove_file(self.path.join(stop::STOPPED));
+        let _ = fs::remove_dir_all(self.path.join(lookout::NAME));
         atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
         terminal::log_to(&self.path.join("run.log"))?;
         Ok(found)
@@ -60,7 +65,8 @@ impl RunDirectory {
             Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Found::Fresh),
             entries => entries.map_err(|why| Error::file(&self.path, why))?,
         };
-        if entries.flatten().any(|entry| entry.file_name() != run_lock::NAME) {
+        let of_ranks = |name: OsString| name == run_lock::NAME || name == lookout::NAME;
+        if entries.flatten().any(|entry| !of_ranks(entry.file_name())) {
             if !resume {
                 let path = self.path.display();
                 return Err(Error::config(format!(
@@ -102,10 +108,6 @@ impl RunDirectory {
             path.display(),
             differences.join("; ")
         )))
-    }
-
-    fn stopped_file(&self) -> PathBuf {
-        self.path.join("STOPPED")
     }
 
     pub fn final_file(&self) -> PathBuf {
@@ -162,12 +164,14 @@ pub struct RunRecorder<'a> {
 
 struct Watch {
     bar: ProgressBar,
+    note: OwnNote,
     stop: Stop,
 }
 
 impl Observer for Watch {
     fn step(&mut self, _examples: usize) -> bool {
         self.bar.inc(1);
+        self.note.step();
         !self.stop.requested()
     }
 }
@@ -179,11 +183,11 @@ impl<'a> RunRecorder<'a> {
         specs: Vec<TensorSpec>,
         config: &Config,
         stop: Stop,
-        root: bool,
+        comm: &Comm,
     ) -> Self {
         let (components, epochs) = (config.space().names(), config.train.epochs);
-        let watch = Watch { bar: ProgressBar::hidden(), stop };
-        RunRecorder { directory, info, specs, components, watch, root, epochs, printed: 0 }
+        let watch = Watch { bar: ProgressBar::hidden(), note: comm.note(), stop };
+        RunRecorder { directory, info, specs, components, watch, root: comm.is_root(), epochs, printed: 0 }
     }
 
     /// Prints the table's head and the epochs that a resumed run has done already.
@@ -219,12 +223,11 @@ impl<'a> RunRecorder<'a> {
         checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test))
     }
 
-    /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
-    /// knows that its user stopped the run.
+    /// All ranks have stopped.
     pub fn stopped(&self) {
         self.watch.bar.finish_and_clear();
         if self.root {
-            let _ = fs::rename(self.directory.path.join("STOP"), self.directory.stopped_file());
+            self.watch.stop.rename_file();
         }
     }
 }

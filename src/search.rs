@@ -1,6 +1,6 @@
 //! Algorithm 1 of AM-LFS. Knows of the task, the network and the disk only through `Task`, `Comm` and `Recorder`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
@@ -79,6 +79,7 @@ pub fn run(
     let epochs = config.train.epochs;
     policy.set_state(progress.policy.clone());
     let mut checkpoint_seconds = 0.0;
+    comm.round_took(longest_round(config, comm, &progress.history));
     while progress.epoch < epochs {
         let started = Instant::now();
         let round = Round::next(config, progress.epoch);
@@ -111,6 +112,7 @@ pub fn run(
 
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
+        comm.round_took(started.elapsed());
         let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(Error::Stopped(format!("stopped after epoch {}; everything is saved", progress.epoch)));
@@ -118,6 +120,13 @@ pub fn run(
     }
     task.load(&progress.state);
     Ok(progress)
+}
+
+/// Of those that rank 0 knows, before a resumed run.
+fn longest_round(config: &config::Config, comm: &Comm, history: &[EpochRecord]) -> Duration {
+    let epoch = history.iter().map(|record| record.seconds).fold(0.0, f64::max);
+    let millis = comm.all_max((epoch * 1e3) as u64 * config.search.round_epochs as u64);
+    Duration::from_millis(millis)
 }
 
 impl Progress {
@@ -228,6 +237,7 @@ impl Round {
         let mut trained = Vec::new();
         let mut best = f64::NEG_INFINITY;
         for sample in mine {
+            comm.note().sample(sample);
             let stream = match self.data_order {
                 DataOrder::Common => 0,
                 DataOrder::Independent => sample as u64,

@@ -7,7 +7,7 @@ use syn::visit::{self, Visit};
 use walkdir::WalkDir;
 
 /// Every module of src/, from the top: each may use itself and those after it.
-const LAYERS: [&str; 25] = [
+const LAYERS: [&str; 26] = [
     "main",
     "commands",
     "process",
@@ -30,6 +30,7 @@ const LAYERS: [&str; 25] = [
     "policy",
     "loss",
     "comm",
+    "lookout",
     "run_lock",
     "atomic_file",
     "rng",

@@ -239,7 +239,8 @@ fn check_run(run: &Run) -> Check {
     within("run.loader_threads", run.loader_threads, 1..=MOST_LOADER_THREADS)?;
     run.devices_per_rank.map_or(Ok(()), |devices| either("run.devices_per_rank", devices, 1, 2))?;
     at_least_1("run.keep", run.keep)?;
-    run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))
+    run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))?;
+    run.stall_minutes.map_or(Ok(()), |minutes| within("run.stall_minutes", minutes, 0.1..=1e6))
 }
 
 #[cfg(test)]

@@ -269,6 +269,9 @@ pub struct Run {
     pub keep: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_hours: Option<f64>,
+    /// `None`: by the longest round (`lookout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_minutes: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -307,6 +310,7 @@ impl TypedConfig {
                 devices_per_rank: None,
                 keep: 1,
                 max_hours: None,
+                stall_minutes: None,
             };
             Table::try_from(config).expect("a configuration is a table")
         };
