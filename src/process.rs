@@ -17,13 +17,17 @@ const SETTINGS: [(&str, &str); 2] = [
     // repeatable matrix products on a GPU
     ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
 ];
+/// In a user namespace of its own (an unprivileged container's) the kernel does not let a rank copy from another's memory.
+/// Open MPI 4 tries it all the same, and the first large message never arrives; 5 sees it by itself.
+const IN_A_CONTAINER: (&str, &str) = ("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
 /// Holds the number of the process that has started itself anew: it stays the same, and a child has another.
 const RESTARTED: &str = "AMLFS_RESTARTED";
 
 /// Starts the program anew, once and in the same process, with those settings that the user has not made.
 pub fn set_environment() {
     let process = std::process::id().to_string();
-    let missing: Vec<_> = SETTINGS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    let settings = SETTINGS.into_iter().chain(in_own_user_namespace().then_some(IN_A_CONTAINER));
+    let missing: Vec<_> = settings.filter(|(name, _)| std::env::var_os(name).is_none()).collect();
     if missing.is_empty() || std::env::var(RESTARTED).is_ok_and(|restarted| restarted == process) {
         return;
     }
@@ -35,6 +39,24 @@ pub fn set_environment() {
     }
     // returns only if it fails; then the libraries' own settings do
     let _ = again.args(arguments).envs(missing).env(RESTARTED, process).exec();
+}
+
+/// Whether user numbers are not the machine's own. Without Linux's list of them: no.
+fn in_own_user_namespace() -> bool {
+    let ranges = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<_> = ranges.split_whitespace().collect();
+    !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
+}
+
+/// Says what the environment's settings mean for this run.
+pub fn log_environment() {
+    let (name, value) = IN_A_CONTAINER;
+    if in_own_user_namespace() && std::env::var(name).is_ok_and(|set| set == value) {
+        log::info!(
+            "this is a user namespace, as containers without privileges have: ranks exchange through shared memory \
+             ({name}={value})"
+        );
+    }
 }
 
 /// A panic on one rank must not leave the others waiting for it.

@@ -35,6 +35,9 @@ pub fn run(command: Command) -> Result<()> {
 /// Runs `work` on every rank. A rank that fails alone ends the others, which would wait for it for ever.
 fn on_all_ranks(work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
     let comm = Comm::world()?;
+    if comm.size() > 1 {
+        process::log_environment();
+    }
     let outcome = work(&comm);
     match &outcome {
         Ok(()) => comm.part(),
