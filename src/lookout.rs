@@ -115,7 +115,10 @@ struct Seen {
 
 /// Whom the others wait for, and whether this rank is the one to say so.
 struct Late {
-    ranks: Vec<(usize, Seen)>,
+    /// With their notes, and since when these are as they are.
+    ranks: Vec<(usize, Note, Instant)>,
+    /// Whether there are ranks without a note that can be read.
+    unknown: bool,
     speaks: bool,
 }
 
@@ -206,9 +209,13 @@ impl Lookout {
     fn look(&mut self, waited: Duration) -> Option<String> {
         let late = self.late()?;
         // of several, the one that has been quiet for longest
-        let worst = late.ranks.iter().min_by_key(|(rank, seen)| (seen.since, *rank));
-        let quiet = worst.map_or(waited, |(_, seen)| seen.since.elapsed());
-        let who = worst.map_or("all ranks, which wait themselves,".into(), |(rank, seen)| describe(*rank, seen));
+        let worst = late.ranks.iter().min_by_key(|(rank, _, since)| (*since, *rank));
+        let quiet = worst.map_or(waited, |(_, _, since)| since.elapsed());
+        let who = match worst {
+            Some((rank, note, _)) => describe(*rank, note),
+            None if late.unknown => "one of the other ranks".into(),
+            None => "all ranks, which wait themselves,".into(),
+        };
         if let Some(why) = self.must_end(&who, quiet) {
             if let Some(asker) = &mut self.asker {
                 asker.answered();
@@ -228,20 +235,23 @@ impl Lookout {
     /// Those that the others wait for. `None`: a lower rank waits, too, and looks after all.
     fn late(&mut self) -> Option<Late> {
         let (me, alive) = (self.rank, self.period() * 3);
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        let mut late = Late { ranks: Vec::new(), unknown: false, speaks: true };
         for rank in (0..self.size).filter(|&rank| rank != me) {
-            let seen = self.see(rank)?;
-            let waits = seen.note.as_ref().is_some_and(|note| note.waits) && seen.since.elapsed() < alive;
-            match &seen.note {
-                Some(_) if waits && rank < me => return None,
-                Some(_) if waits => {}
-                Some(_) => known.push((rank, seen)),
-                None => unknown.push((rank, seen)),
+            let Seen { note, since } = self.see(rank)?;
+            match note {
+                Some(note) if note.waits && since.elapsed() < alive => {
+                    if rank < me {
+                        return None;
+                    }
+                }
+                Some(note) => late.ranks.push((rank, note, since)),
+                None => {
+                    late.unknown = true;
+                    late.speaks &= rank > me; // it may wait, and speak
+                }
             }
         }
-        // what is not known of may wait, and speak
-        let speaks = unknown.iter().all(|&(rank, _)| rank > me);
-        Some(Late { ranks: if known.is_empty() { unknown } else { known }, speaks })
+        Some(late)
     }
 
     /// Why all ranks must end when `who` has been quiet for so long.
@@ -257,15 +267,14 @@ impl Lookout {
 
     /// A rank that only is slow is named once, one without a sign of life again and again.
     fn speak(&mut self, waited: Duration, quiet: Duration, text: &str) {
-        let (stall, stuck) = (self.stall(), quiet + self.period() * 2 >= self.speaks_after());
+        let stall = self.stall();
+        let stuck = quiet + self.period() * 2 >= self.speaks_after();
         let Some(wait) = &mut self.wait else { return };
-        if stuck {
-            let end = stall.map_or(String::new(), |stall| {
-                format!("; after {} without a sign of life all ranks end", text_of(stall))
-            });
-            log::warn!("{text}: {} so far{end}", text_of(waited));
+        if stuck && let Some(stall) = stall {
+            let (so_far, end) = (text_of(waited), text_of(stall));
+            log::warn!("{text}: {so_far} so far; after {end} without a sign of life all ranks end");
         } else if !wait.spoke {
-            log::info!("{text}: {} so far; it goes on", text_of(waited));
+            log::info!("{text}: {} so far", text_of(waited));
         }
         wait.spoke = true;
         while wait.speaks_at <= waited {
@@ -286,8 +295,7 @@ impl Lookout {
     }
 }
 
-fn describe(rank: usize, seen: &Seen) -> String {
-    let Some(note) = &seen.note else { return format!("rank {rank}, of which nothing is known,") };
+fn describe(rank: usize, note: &Note) -> String {
     let done = match (note.sample, note.step) {
         (None, _) => "has not trained yet".into(),
         (Some(sample), 0) => format!("has finished no step of sample {sample}"),
@@ -449,7 +457,7 @@ mod tests {
         blind.limit(Some(STALL / 3), Box::new(Nobody));
         let mut blind = [blind, Lookout::new(2, 3), Lookout::new(0, 3)];
         let (_, why) = wait(&mut blind, STALL * 10, |_| {}).expect("an end");
-        assert!(why.starts_with("rank 0, of which nothing is known, has shown no sign"), "{why}");
+        assert!(why.starts_with("one of the other ranks has shown no sign of life for"), "{why}");
     }
 
     #[test]
