@@ -1,31 +1,52 @@
 //! Message passing. MPI is used here and nowhere else. One rank without MPI runs the same path.
 
+use std::cell::RefCell;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
-use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
+use mpi::request::{Request, Scope, scope};
+use mpi::topology::{Process, SimpleCommunicator};
+use mpi::traits::{BufferMut, Communicator, CommunicatorCollectives, Equivalence, Root};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, exit};
+use crate::lookout::{Asker, Lookout, OwnNote};
 
 /// MPI counts are i32, and some MPIs copy a message whole: numbers per broadcast.
 const CHUNK: usize = 1 << 24;
+/// So long a rank asks without a pause whether the others have come, and this for each byte that it waits for: messages go
+/// on only while it asks.
+const EAGER: Duration = Duration::from_millis(1);
+const EAGER_PER_BYTE: Duration = Duration::from_nanos(20);
+/// The longest pause then.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A wait that the others are told of.
+const LONG: Duration = Duration::from_millis(100);
 
 /// Set while MPI is up, so that a panic or an error can end all ranks.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 pub struct Comm {
     /// `None`: one rank, no MPI (tests, and commands that need one rank).
-    mpi: Option<(Universe, SimpleCommunicator)>,
+    mpi: Option<Mpi>,
+    lookout: RefCell<Lookout>,
+}
+
+struct Mpi {
+    world: SimpleCommunicator,
+    /// For the end alone: a rank that fails goes there while the others still talk in `world`.
+    leaving: SimpleCommunicator,
+    /// The last field: dropping it finalizes MPI.
+    _universe: Universe,
 }
 
 impl Comm {
     /// One rank without MPI.
     pub fn single() -> Comm {
-        Comm { mpi: None }
+        Comm { mpi: None, lookout: RefCell::new(Lookout::new(0, 1)) }
     }
 
     /// MPI's world. Errors: MPI can't be initialised; the launcher started several tasks that do not know each other.
@@ -40,15 +61,41 @@ impl Comm {
             )));
         }
         RUNNING.store(true, Ordering::SeqCst);
-        Ok(Comm { mpi: Some((universe, world)) })
+        let lookout = RefCell::new(Lookout::new(world.rank() as usize, world.size() as usize));
+        let leaving = world.duplicate();
+        Ok(Comm { mpi: Some(Mpi { world, leaving, _universe: universe }), lookout })
+    }
+
+    /// From now on all ranks end with 75 if one shows no sign of life for `stall` (`None`: as long as follows from the
+    /// longest round), or soon if `asker` asks them to stop.
+    pub fn limit_waits(&self, stall: Option<Duration>, asker: Box<dyn Asker>) {
+        self.lookout.borrow_mut().limit(stall, asker);
+    }
+
+    /// From now on the ranks tell each other through files below `run_directory` what they do.
+    pub fn keep_notes(&self, run_directory: &Path) {
+        self.lookout.borrow_mut().keep_notes(run_directory);
+    }
+
+    /// Where this rank says what it does.
+    pub fn note(&self) -> OwnNote {
+        self.lookout.borrow().own()
+    }
+
+    pub fn round_took(&self, time: Duration) {
+        self.lookout.borrow_mut().round_took(time);
+    }
+
+    fn world_if_any(&self) -> Option<&SimpleCommunicator> {
+        self.mpi.as_ref().map(|mpi| &mpi.world)
     }
 
     pub fn rank(&self) -> usize {
-        self.mpi.as_ref().map_or(0, |(_, world)| world.rank() as usize)
+        self.world_if_any().map_or(0, |world| world.rank() as usize)
     }
 
     pub fn size(&self) -> usize {
-        self.mpi.as_ref().map_or(1, |(_, world)| world.size() as usize)
+        self.world_if_any().map_or(1, |world| world.size() as usize)
     }
 
     pub fn is_root(&self) -> bool {
@@ -57,63 +104,96 @@ impl Comm {
 
     /// (rank, size) among the ranks that share this node's memory.
     pub fn local(&self) -> (usize, usize) {
-        self.mpi.as_ref().map_or((0, 1), |(_, world)| {
+        self.barrier(); // splitting spins while it waits
+        self.world_if_any().map_or((0, 1), |world| {
             let node = world.split_shared(world.rank());
             (node.rank() as usize, node.size() as usize)
         })
     }
 
     pub fn barrier(&self) {
-        if let Some((_, world)) = &self.mpi {
-            world.barrier();
+        if let Some(world) = self.world_if_any() {
+            self.wait(world.immediate_barrier(), 0);
         }
     }
 
     /// Every rank's `values` (f32 or f64), of the same length everywhere, one after the other.
     pub fn all_gather<T: Equivalence + Clone + Default>(&self, values: &[T]) -> Vec<T> {
-        match &self.mpi {
-            None => values.to_vec(),
-            Some((_, world)) => {
-                let mut gathered = vec![T::default(); values.len() * self.size()];
-                world.all_gather_into(values, &mut gathered[..]);
-                gathered
-            }
-        }
+        let Some(world) = self.world_if_any() else { return values.to_vec() };
+        let mut gathered = vec![T::default(); values.len() * self.size()];
+        let bytes = size_of_val(&gathered[..]);
+        scope(|scope| self.wait(world.immediate_all_gather_into(scope, values, &mut gathered[..]), bytes));
+        gathered
     }
 
     /// The largest `value` of all ranks.
     pub fn all_max(&self, value: u64) -> u64 {
-        match &self.mpi {
-            None => value,
-            Some((_, world)) => {
-                let mut largest = 0;
-                world.all_reduce_into(&value, &mut largest, SystemOperation::max());
-                largest
-            }
-        }
+        let Some(world) = self.world_if_any() else { return value };
+        let mut largest = 0;
+        scope(|scope| {
+            self.wait(world.immediate_all_reduce_into(scope, &value, &mut largest, SystemOperation::max()), 0)
+        });
+        largest
     }
 
     pub fn broadcast_f64(&self, values: &mut [f64], root: usize) {
-        self.broadcast(values, root, |root, chunk| root.broadcast_into(chunk));
+        self.broadcast(values, root);
     }
 
     pub fn broadcast_f32(&self, values: &mut [f32], root: usize) {
-        self.broadcast(values, root, |root, chunk| root.broadcast_into(chunk));
+        self.broadcast(values, root);
     }
 
     /// `values`, of the same length everywhere, as `root` has them.
-    fn broadcast<T>(&self, values: &mut [T], root: usize, send: impl Fn(mpi::topology::Process, &mut [T])) {
-        if let Some((_, world)) = &self.mpi {
-            for chunk in values.chunks_mut(CHUNK) {
-                send(world.process_at_rank(root as i32), chunk);
-            }
+    fn broadcast<T>(&self, values: &mut [T], root: usize)
+    where
+        [T]: BufferMut,
+    {
+        let Some(world) = self.world_if_any() else { return };
+        let root: Process = world.process_at_rank(root as i32);
+        for chunk in values.chunks_mut(CHUNK) {
+            let bytes = size_of_val(chunk);
+            scope(|scope| self.wait(root.immediate_broadcast_into(scope, chunk), bytes));
         }
     }
 
-    /// Whether all ranks call this within `limit`: then they can leave in order.
-    pub fn meet(&self, limit: Duration) -> bool {
-        let Some((_, world)) = &self.mpi else { return true };
-        let mut request = world.immediate_barrier();
+    /// Until what all ranks do together is done. A blocking call would spin, and could be stopped by nothing. Ends all ranks
+    /// when the lookout says so.
+    fn wait<'a, D: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, D, S>, bytes: usize) {
+        let start = Instant::now();
+        let eager = EAGER + EAGER_PER_BYTE * bytes.try_into().unwrap_or(u32::MAX);
+        loop {
+            request = match request.test() {
+                Ok(_) => break,
+                Err(request) => request,
+            };
+            let waited = start.elapsed();
+            if waited < eager {
+                std::thread::yield_now();
+                continue;
+            }
+            if waited > LONG
+                && let Some(why) = self.lookout.borrow_mut().waits(waited)
+            {
+                log::warn!("{why}");
+                abort_all(exit::STOPPED);
+            }
+            std::thread::sleep((waited / 16).min(PAUSE));
+        }
+        self.lookout.borrow_mut().came(start.elapsed());
+    }
+
+    /// Waits for all ranks at the end of their work.
+    pub fn part(&self) {
+        if let Some(mpi) = &self.mpi {
+            self.wait(mpi.leaving.immediate_barrier(), 0);
+        }
+    }
+
+    /// Whether all ranks part within `limit`: then they can leave in order.
+    pub fn part_within(&self, limit: Duration) -> bool {
+        let Some(mpi) = &self.mpi else { return true };
+        let mut request = mpi.leaving.immediate_barrier();
         let start = Instant::now();
         loop {
             request = match request.test() {

@@ -12,6 +12,7 @@ mod embedding;
 pub mod error;
 pub mod eval;
 mod hdf5_file;
+mod lookout;
 pub mod loss;
 mod mapped_file;
 pub mod model;

@@ -1,10 +1,20 @@
+use std::ffi::{c_char, c_int};
 use std::process::exit;
 
 use amlfs::{cli, commands, process, stop};
 
-fn main() {
+/// Called before the constructors of the libraries.
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static FIRST: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = first;
+
+extern "C" fn first(_: c_int, arguments: *const *const c_char, environment: *const *const c_char) {
     stop::hold();
-    process::set_environment();
+    // SAFETY: they are what the C library hands to main
+    unsafe { process::set_environment(arguments, environment) };
+}
+
+fn main() {
     process::bear_file_limits();
     process::end_all_ranks_on_panic();
     let command = cli::parse();

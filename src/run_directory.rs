@@ -1,8 +1,9 @@
 //! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it; only what
-//! is kept of a round's samples is written by the rank that trains them.
+//! is kept of a round's samples, and notes on what each rank does (`lookout`), are the ranks' own.
 
 mod kept_samples;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,15 @@ use kept_samples::KeptSamples;
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
+use crate::comm::Comm;
 use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
+use crate::lookout::{self, OwnNote};
 use crate::run_lock::{self, RunLock};
 use crate::search::{Progress, Recorder, what_is_saved};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, SampleKey, SampleProgress, TensorSpec};
-use crate::stop::Stop;
+use crate::stop::{self, Stop};
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
 
@@ -54,8 +57,9 @@ impl RunDirectory {
         fs::create_dir_all(&self.path).map_err(|why| Error::file(&self.path, format!("can't be created: {why}")))?;
         self.lock = Some(RunLock::take(&self.path)?);
         let found = self.look(config, resume)?;
-        // of an earlier stop
-        let _ = fs::remove_file(self.stopped_file());
+        // of an earlier stop, and of ranks that were killed
+        let _ = fs::remove_file(self.path.join(stop::STOPPED));
+        let _ = fs::remove_dir_all(self.path.join(lookout::NAME));
         atomic_file::write_bytes(&self.path.join("config.toml"), config.to_toml().as_bytes())?;
         terminal::log_to(&self.path.join("run.log"))?;
         Ok(found)
@@ -67,7 +71,8 @@ impl RunDirectory {
             Err(why) if why.kind() == ErrorKind::NotFound => return Ok(Found::Fresh),
             entries => entries.map_err(|why| Error::file(&self.path, why))?,
         };
-        if entries.flatten().any(|entry| entry.file_name() != run_lock::NAME) {
+        let of_ranks = |name: OsString| name == run_lock::NAME || name == lookout::NAME;
+        if entries.flatten().any(|entry| !of_ranks(entry.file_name())) {
             if !resume {
                 let path = self.path.display();
                 return Err(Error::config(format!(
@@ -109,10 +114,6 @@ impl RunDirectory {
             path.display(),
             differences.join("; ")
         )))
-    }
-
-    fn stopped_file(&self) -> PathBuf {
-        self.path.join("STOPPED")
     }
 
     pub fn final_file(&self) -> PathBuf {
@@ -173,6 +174,7 @@ pub struct RunRecorder<'a> {
 
 struct Watch {
     bar: ProgressBar,
+    note: OwnNote,
     stop: Stop,
     samples: KeptSamples,
 }
@@ -180,6 +182,7 @@ struct Watch {
 impl Observer for Watch {
     fn step(&mut self, _examples: usize) -> bool {
         self.bar.inc(1);
+        self.note.step();
         !self.stop.requested() && !self.samples.due()
     }
 }
@@ -191,7 +194,7 @@ impl<'a> RunRecorder<'a> {
         specs: Vec<TensorSpec>,
         config: &Config,
         stop: Stop,
-        root: bool,
+        comm: &Comm,
     ) -> Self {
         let samples = KeptSamples::new(&directory.path, config.run.save_minutes);
         RunRecorder {
@@ -199,8 +202,8 @@ impl<'a> RunRecorder<'a> {
             info,
             specs,
             components: config.space().names(),
-            watch: Watch { bar: ProgressBar::hidden(), stop, samples },
-            root,
+            watch: Watch { bar: ProgressBar::hidden(), note: comm.note(), stop, samples },
+            root: comm.is_root(),
             epochs: config.train.epochs,
             printed: 0,
             saved: 0,
@@ -292,12 +295,11 @@ impl<'a> RunRecorder<'a> {
         Ok(())
     }
 
-    /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
-    /// knows that its user stopped the run.
+    /// All ranks have stopped.
     pub fn stopped(&self) {
         self.watch.bar.finish_and_clear();
         if self.root {
-            let _ = fs::rename(self.directory.path.join("STOP"), self.directory.stopped_file());
+            self.watch.stop.rename_file();
         }
     }
 }

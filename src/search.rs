@@ -2,7 +2,7 @@
 
 mod mine;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mine::Mine;
 
@@ -97,6 +97,7 @@ pub fn run(
     let epochs = config.train.epochs;
     policy.set_state(progress.policy.clone());
     let mut checkpoint_seconds = 0.0;
+    comm.round_took(longest_round(config, comm, &progress.history));
     while progress.epoch < epochs {
         let started = Instant::now();
         let round = Round::next(config, progress.epoch);
@@ -134,6 +135,7 @@ pub fn run(
 
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
+        comm.round_took(started.elapsed());
         let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(stopped(&format!("after epoch {}", progress.epoch), true, comm, recorder, &progress));
@@ -162,6 +164,13 @@ pub fn what_is_saved(saved: usize, done: usize) -> String {
         saved if saved == done => format!("everything up to epoch {saved} is saved"),
         saved => format!("everything up to epoch {saved} is saved, what came after it is not"),
     }
+}
+
+/// Of those that rank 0 knows, before a resumed run.
+fn longest_round(config: &config::Config, comm: &Comm, history: &[EpochRecord]) -> Duration {
+    let epoch = history.iter().map(|record| record.seconds).fold(0.0, f64::max);
+    let millis = comm.all_max((epoch * 1e3) as u64 * config.search.round_epochs as u64);
+    Duration::from_millis(millis)
 }
 
 impl Progress {

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use signal_hook::consts::{SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::error::{Error, Result};
+use crate::lookout::Asker;
+
+/// What a STOP file is called when it has done its work.
+pub const STOPPED: &str = "STOPPED";
 
 const SIGNALS: [i32; 3] = [SIGUSR1, SIGUSR2, SIGTERM];
 /// How often the file system is asked for the STOP file.
@@ -102,6 +106,22 @@ impl Stop {
     /// Whether work of this length would end after the time budget.
     pub fn would_exceed(&self, work: Duration) -> bool {
         self.budget.is_some_and(|budget| self.started.elapsed() + work > budget)
+    }
+
+    /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
+    /// knows that its user stopped the run.
+    pub fn rename_file(&self) {
+        let _ = std::fs::rename(&self.file, self.file.with_file_name(STOPPED));
+    }
+}
+
+impl Asker for Stop {
+    fn asks_to_stop(&mut self) -> bool {
+        self.requested()
+    }
+
+    fn answered(&mut self) {
+        self.rename_file();
     }
 }
 

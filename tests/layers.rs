@@ -31,6 +31,7 @@ const LAYERS: [&str; 26] = [
     "loss",
     "mapped_file",
     "comm",
+    "lookout",
     "run_lock",
     "atomic_file",
     "rng",

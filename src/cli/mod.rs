@@ -136,6 +136,10 @@ pub struct RunArguments {
     /// no limit (run.max_hours)
     #[arg(long, value_name = "HOURS")]
     max_hours: Option<f64>,
+    /// Minutes after which all ranks end with exit code 75 if one that the others wait for makes no step; default: 30, or
+    /// five times the longest round (run.stall_minutes)
+    #[arg(long, value_name = "MINUTES")]
+    stall_minutes: Option<f64>,
 }
 
 /// What only a search has; a training has one of `--loss` and `--replay`.
@@ -374,6 +378,7 @@ impl RunArguments {
         set("--device", "run.device", self.device.as_ref().map(name))?;
         set("--devices-per-rank", "run.devices_per_rank", self.devices_per_rank.map(count))?;
         set("--max-hours", "run.max_hours", self.max_hours.map(Into::into))?;
+        set("--stall-minutes", "run.stall_minutes", self.stall_minutes.map(Into::into))?;
         if fixed.is_some() {
             set("--loss", "loss.name", fixed.map(Into::into))?;
             set("train", "search.samples", Some(1.into()))?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::cli::Command;
 use crate::comm::{self, Comm};
 use crate::error::Result;
-use crate::stop;
+use crate::{process, stop};
 
 /// How long a rank that failed waits for the others to have failed too, before it ends them.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -35,12 +35,14 @@ pub fn run(command: Command) -> Result<()> {
 /// Runs `work` on every rank. A rank that fails alone ends the others, which would wait for it for ever.
 fn on_all_ranks(work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
     let comm = Comm::world()?;
+    if comm.size() > 1 {
+        process::log_environment();
+    }
     let outcome = work(&comm);
-    if let Err(error) = &outcome
-        && !comm.meet(PATIENCE)
-    {
-        let code = crate::process::report(error);
-        comm::abort_all(code);
+    match &outcome {
+        Ok(()) => comm.part(),
+        Err(_) if comm.part_within(PATIENCE) => {}
+        Err(error) => comm::abort_all(process::report(error)),
     }
     outcome
 }

@@ -1,5 +1,7 @@
 //! The search, and `train`: the same with a fixed loss, or with what a search learned.
 
+use std::time::Duration;
+
 use tch::Device;
 
 use super::{learned, on_all_ranks};
@@ -78,6 +80,10 @@ fn only_rank_0_speaks(error: Error) -> Error {
 }
 
 fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<()> {
+    if let Some(out) = &arguments.out {
+        let stall = config.run.stall_minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+        comm.limit_waits(stall, Box::new(Stop::new(out, config.run.max_hours, stop::before_job_end())));
+    }
     check_size(config, comm)?;
     if comm.is_root() {
         warn_of_few_rounds(config);
@@ -97,7 +103,10 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     let mut directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
     match find(&mut directory, config, arguments.resume, comm)? {
         Found::Finished => Ok(()),
-        found => search_in(&directory, config, devices, &mut *task, found, comm),
+        found => {
+            comm.keep_notes(directory.path()); // now that this run owns it
+            search_in(&directory, config, devices, &mut *task, found, comm)
+        }
     }
 }
 
@@ -184,7 +193,7 @@ fn search_in(
         );
     }
     let specs = task.specs().to_vec();
-    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm.is_root());
+    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm);
     recorder.start(&progress.history);
     match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => finish(directory, task, &recorder, &progress),

@@ -241,7 +241,8 @@ fn check_run(run: &Run) -> Check {
     at_least_1("run.keep", run.keep)?;
     run.save_minutes.map_or(Ok(()), |minutes| above_0("run.save_minutes", minutes))?;
     run.max_failed_saves.map_or(Ok(()), |saves| at_least_1("run.max_failed_saves", saves))?;
-    run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))
+    run.max_hours.map_or(Ok(()), |hours| above_0("run.max_hours", hours))?;
+    run.stall_minutes.map_or(Ok(()), |minutes| within("run.stall_minutes", minutes, 0.1..=1e6))
 }
 
 #[cfg(test)]

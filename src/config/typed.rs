@@ -274,6 +274,9 @@ pub struct Run {
     pub max_hours: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_minutes: Option<f64>,
+    /// `None`: by the longest round (`lookout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_minutes: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -314,6 +317,7 @@ impl TypedConfig {
                 max_failed_saves: None,
                 max_hours: None,
                 save_minutes: None,
+                stall_minutes: None,
             };
             Table::try_from(config).expect("a configuration is a table")
         };

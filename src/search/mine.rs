@@ -55,6 +55,7 @@ impl Round {
         let candidate = vec![0.0; state.len()];
         let mut mine = Mine { samples: Vec::new(), best: None, candidate, interrupted: false, kept: true };
         for sample in samples {
+            comm.note().sample(sample);
             let stream = match self.data_order {
                 DataOrder::Common => 0,
                 DataOrder::Independent => sample as u64,

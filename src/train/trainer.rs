@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config;
 use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
+use crate::lookout;
 use crate::model::{Model, TensorLayout};
 use crate::state::{TensorSpec, Within};
 
@@ -54,6 +55,11 @@ pub fn evaluation_batches(
     loader_threads: usize,
 ) -> impl Iterator<Item = Result<Batch>> + use<> {
     batches(dataset, (0..dataset.len() as u32).collect(), EVALUATION_BATCH, None, loader_threads)
+}
+
+/// The same batches; each is a sign of life for the other ranks.
+fn signalled(batches: impl Iterator<Item = Result<Batch>>) -> impl Iterator<Item = Result<Batch>> {
+    batches.inspect(|_| lookout::evaluated_batch())
 }
 
 /// Linear warm-up, then a multi-step schedule: the rate of epoch `epoch`, counted from 0.
@@ -126,14 +132,14 @@ impl Trainer {
 
     /// Test-time logits of all `batches`, one after the other: [N, C] f32 on replica 0's device.
     pub fn logits(&mut self, batches: impl Iterator<Item = Result<Batch>>) -> Result<Tensor> {
-        let parts = batches.map(|batch| Ok(self.replicas.logits(&batch?)));
+        let parts = signalled(batches).map(|batch| Ok(self.replicas.logits(&batch?)));
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
     }
 
     /// Embeddings of all `batches`, one after the other: [N, D] f32 on replica 0's device, not normalised. With
     /// `mirrored`, those of the images and of their mirror images are added.
     pub fn embed(&mut self, batches: impl Iterator<Item = Result<Batch>>, mirrored: bool) -> Result<Tensor> {
-        let parts = batches.map(|batch| Ok(self.replicas.embed(&batch?, mirrored)));
+        let parts = signalled(batches).map(|batch| Ok(self.replicas.embed(&batch?, mirrored)));
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
     }
 

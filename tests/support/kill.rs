@@ -14,7 +14,7 @@ use super::{assert_code, assert_same, final_without_timings, finish, mpirun, sav
 const RANKS: usize = 2;
 
 /// Process ids of the program's ranks that work in `out`, in the order in which they were started.
-fn ranks_in(out: &Path) -> Vec<i32> {
+pub fn ranks_in(out: &Path) -> Vec<i32> {
     let out = format!("--out={}", out.display());
     let processes =
         std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

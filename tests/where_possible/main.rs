@@ -1,5 +1,5 @@
-//! What needs data or rights that a machine may lack: data beside the checkout, a mount. With a harness of its own:
-//! the usual one can't report at run time that a test was ignored, and why.
+//! What needs data or rights that a machine may lack: data beside the checkout, a mount, a user namespace. With a harness of
+//! its own: the usual one can't report at run time that a test was ignored, and why.
 
 mod cifar10;
 mod evidence;
@@ -7,6 +7,7 @@ mod full_disk;
 mod orl_faces;
 #[path = "../support/mod.rs"]
 mod support;
+mod user_namespaces;
 
 use std::fs::File;
 use std::path::Path;
@@ -42,6 +43,7 @@ fn main() {
         full_disk::a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
         orl_faces::real_faces_are_prepared_searched_and_measured,
+        user_namespaces::ranks_in_containers_exchange_large_states_and_get_the_same_bits,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
