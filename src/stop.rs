@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn two_minutes_or_a_tenth_of_the_jobs_time_are_kept_for_saving() {
-        let minutes = |count| Duration::from_secs(60 * count);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
         assert_eq!(usable(minutes(60)), minutes(58));
         assert_eq!(usable(minutes(10)), minutes(9));
         assert_eq!(usable(Duration::ZERO), Duration::ZERO);
