@@ -124,6 +124,17 @@ fn two_nodes_give_the_bits_of_a_run_without_slurm(slurm: &Slurm) {
     }
 }
 
+fn mpirun_over_two_nodes_gives_these_bits_too(slurm: &Slurm) {
+    // Open MPI takes the machine's only network for none
+    let network = ["OMPI_MCA_oob_tcp_if_include", "OMPI_MCA_btl_tcp_if_include"].map(|name| (name, "lo"));
+    let variables =
+        [("PRESET", "faces-small"), ("DATA", slurm.data("faces", faces)), ("LAUNCHER", "mpirun --bind-to none")];
+    let options = ["--nodes=2", "--ntasks-per-node=1"];
+    let job = slurm.submit(MEGAFACE, &[&variables[..], &network].concat(), &options, FACES);
+    job.ends("COMPLETED", 0);
+    assert_same_as_without_slurm(&job);
+}
+
 fn after_the_warning_before_the_time_limit_the_job_is_queued_again_and_goes_on(slurm: &Slurm) {
     // Slurm warns half a minute early, or less
     let job = job(slurm, &["--nodes=2", "--time=2", "--signal=B:USR1@60"], &[]);
@@ -246,6 +257,7 @@ fn main() {
         tasks_of_an_array_have_their_seeds_and_directories_and_are_queued_again_alone,
         of_two_jobs_with_one_directory_the_second_is_refused,
         two_nodes_give_the_bits_of_a_run_without_slurm,
+        mpirun_over_two_nodes_gives_these_bits_too,
         a_stop_file_ends_the_job_for_good,
     ];
     let mut arguments = Arguments::from_args();
