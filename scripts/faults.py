@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Disturbs short searches at random and compares what comes out with a search that was left alone.
+"""Disturbs short runs in all ways that a cluster knows, goes on as their user would, and compares every bit.
 
-usage: scripts/faults.py N [--seed S] [--binary FILE] [--patience SECONDS]
+usage: scripts/faults.py EVENTS SEED [--binary FILE] [--minutes M] [--only KIND,KIND]
 
-N events in all, one per start of the program, on 1 to 3 ranks: kill -9 of a rank or of all, TERM, USR1 (also while it starts),
-a STOP file, SIGSTOP and CONT, a truncated or changed newest checkpoint or sample file, a full disk, a second run in the same
-directory, a directory that can't be written, deleted data. After each the run is continued as its user would, until it is complete;
-then its weights, losses, rewards and means must be those of the undisturbed search, bit for bit. Wanted are: no wrong bit, no
-process that lives longer than --patience seconds after what should end it, no saved epoch that is gone, no exit code or message
-but the documented ones. The run directory lies on a small tmpfs, so this takes root; without, the events that need one are left
-out and said. Exit code 1: something was not as wanted.
+Small searches on generated faces, each start on 1 to 4 ranks, are disturbed at random moments, start-up included. After
+each event the run is continued; a run that is complete must have the weights, policy and history of one that was left
+alone. Counted per kind of event: runs that ended otherwise than they should, hangs (still there, or without progress,
+30 s after the event), epochs lost that were saved, runs with wrong bits. Exit code 1 if there is any.
+
+The same SEED draws the same events; when they hit depends on the machine. --minutes ends the campaign early. As root, the
+runs are on a small file system of their own, for full and read-only disks; else these kinds are left out.
 """
 
 import argparse
@@ -27,357 +27,418 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DISK_MB = 64
-SETTINGS = [
-    "--preset=faces-small", "--search=paper", "--device=cpu", "--threads=1", "--samples=3", "--policy=reinforce",
-    "--epochs=6", "--set=search.round_epochs=2", "--set=search.warmup_epochs=0", "--set=search.sigma=0.2",
-    "--set=data.faces.size=[32, 32]", "--set=data.faces.probe_identities=4", "--set=data.faces.distractor_identities=4",
-    "--set=data.faces.images_per_identity=5", "--set=data.crop_padding=2", "--set=run.save_minutes=0.003",
-]
-# what is measured, not computed; and what may differ between runs of the same bits
-UNEQUAL = re.compile(r"seconds|images_per_second|^(ranks|threads|date|git_sha1|libtorch|device|digest|config)$")
-# the documented exit codes
-DONE, FAILED, STOPPED = 0, 1, 75
+EPOCHS = 10
+SETTINGS = f"""--preset=faces-small --search=paper --device=cpu --threads=1 --samples=4 --policy=mirrored --epochs={EPOCHS}
+    --set=search.warmup_epochs=0 --set=search.sigma=0.2 --set=data.faces.size=[32,32] --set=data.faces.probe_identities=4
+    --set=data.faces.distractor_identities=4 --set=data.faces.images_per_identity=5 --set=data.crop_padding=2
+    --set=model.width=0.125 --set=train.batch_size=20 --set=train.milestones=[8]""".split()
+HANG = 30  # seconds
+MEGABYTES = 64  # of the small file system
+STOPPED = 75
+MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
 
 
 class Wrong(Exception):
-    """Something that must not happen; the text says what."""
+    """What must not be: a kind of failure and a sentence."""
 
 
-class Campaign:
-    def __init__(self, options, directory):
-        self.options, self.random = options, random.Random(options.seed)
-        self.directory = directory
-        self.disk = directory / "disk"
-        self.disk.mkdir()
-        self.mounted = run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", self.disk]).returncode == 0
-        self.out = self.disk / "run"
-        self.data, self.aside = directory / "data.h5", directory / "aside.h5"
-        self.counts, self.wrong = collections.Counter(), []
-        self.lives = 0
-        self.log = directory / "log"
-        self.epochs = 0  # saved by this run
-        self.kind = None
+class Missed(Exception):
+    """The run was over before the event."""
 
-    def prepare(self):
-        """The data and the undisturbed search, which also says how long one takes."""
-        amlfs = self.options.binary
-        check([amlfs, "prepare", "glyphs", self.directory / "tree", "--identities", "24", "--images", "5", "--size", "32x32"])
-        check([amlfs, "prepare", "faces", self.directory / "tree", "--out", self.data, "--size", "32x32"])
-        straight = self.directory / "straight"
-        start = time.monotonic()
-        check([amlfs, *SETTINGS, "--data", self.data, "--out", straight])
-        self.span = time.monotonic() - start
-        self.expected = self.result(straight)
 
-    def result(self, out):
-        """Weights and history of a complete run, without what is measured."""
-        weights = self.directory / "weights.safetensors"
-        weights.unlink(missing_ok=True)
-        check([self.options.binary, "export", "weights", "--model", out / "final.h5", "--out", weights])
-        told = check([self.options.binary, "inspect", "--json", out / "final.h5"])
-        return tensors(weights.read_bytes()), json.dumps(plain(json.loads(told)), sort_keys=True)
+class Place:
+    """Where the runs are: a file system of their own, if that can be mounted."""
 
-    # --- the program ------------------------------------------------------------------------------------------------
+    def __init__(self, directory):
+        self.path = directory / "disk"
+        self.path.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", self.path]
+        self.mounted = subprocess.run(mount, capture_output=True).returncode == 0
+
+    def remount(self, how):
+        subprocess.run(["mount", "-o", f"remount,{how}", self.path], check=True)
+
+    def end(self):
+        if self.mounted:
+            subprocess.run(["umount", "-l", self.path], check=True)
+
+
+class Run:
+    """A search in a directory, and the process that works on it."""
+
+    def __init__(self, binary, data, out):
+        self.binary, self.data, self.out = binary, data, out
+        self.process, self.log, self.ranks = None, None, 0
 
     def command(self, ranks):
-        line = [self.options.binary, *SETTINGS, f"--data={self.data}", f"--out={self.out}", "--resume"]
-        return line if ranks == 1 else ["mpirun", "-n", str(ranks), *line]
+        program = [self.binary, *SETTINGS, f"--data={self.data}", f"--out={self.out}", "--resume"]
+        return ["mpirun", "-n", str(ranks), *map(str, program)]
 
     def start(self, ranks):
-        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                           OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_hwloc_base_binding_policy="none")
+        self.ranks = ranks
+        self.log = self.out.with_suffix(".log")
         with open(self.log, "w") as log:
-            return subprocess.Popen(self.command(ranks), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(self.command(ranks), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=os.environ | MPI, start_new_session=True)
 
-    def ranks(self):
-        """Process numbers of the ranks that work in the run directory."""
+    def pids(self):
         found = []
-        for entry in pathlib.Path("/proc").iterdir():
+        flag = f"--out={self.out}".encode()
+        for entry in os.scandir("/proc"):
             if entry.name.isdigit():
                 try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    words = pathlib.Path(entry.path, "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if words[0].endswith(b"amlfs") and f"--out={self.out}".encode() in words:
+                if words[0] == bytes(self.binary) and flag in words:
                     found.append(int(entry.name))
         return sorted(found)
 
     def saved(self):
-        epochs = [int(path.stem[6:]) for path in self.out.glob("epoch-*.h5")]
-        return max(epochs, default=0)
+        """Epochs that are saved."""
+        if (self.out / "final.h5").exists():
+            return EPOCHS
+        return max((int(file.stem[6:]) for file in self.out.glob("epoch-*.h5")), default=0)
 
     def newest(self):
         return self.out / f"epoch-{self.saved():04}.h5"
 
-    def wait(self, child, allowed, patience=None):
-        """The exit code. Wrong: a hang; a code that is not allowed; ranks that are left behind."""
-        patience = patience or self.options.patience
-        try:
-            code = child.wait(patience)
-        except subprocess.TimeoutExpired:
-            for rank in self.ranks():
-                os.kill(rank, signal.SIGKILL)
-            child.kill()
-            child.wait()
-            raise Wrong(f"a hang: not over after {patience:.0f} s") from None
-        end = time.monotonic() + self.options.patience
-        while self.ranks():
-            if time.monotonic() > end:
-                raise Wrong("ranks are left behind")
-            time.sleep(0.05)
-        if code not in allowed:
-            raise Wrong(f"exit code {code} instead of {sorted(allowed)}")
-        return code
+    def some_rank(self, rng):
+        pids = self.pids()
+        if not pids:
+            raise Missed
+        return rng.choice(pids)
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def wait(self):
+        """The exit code. A hang: HANG seconds without a new epoch."""
+        seen, since = -1, time.monotonic()
+        while not self.ended() or self.pids():
+            if self.saved() != seen:
+                seen, since = self.saved(), time.monotonic()
+            if time.monotonic() - since > HANG:
+                stacks = " ".join(map(str, self.pids()))
+                self.kill()
+                raise Wrong("hangs", f"nothing for {HANG} s, {self.ranks} ranks, processes {stacks}: {self.said()}")
+            time.sleep(0.02)
+        return self.process.returncode
+
+    def kill(self):
+        """Everything at once, as when the power fails."""
+        for pid in [self.process.pid, *self.pids()]:
+            send(pid, signal.SIGKILL)
+        self.process.wait()
+        while self.pids():
+            time.sleep(0.01)
 
     def said(self):
-        return self.log.read_text()
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-12:])
 
-    # --- one event of each kind: gets the started program (or none, if it comes before a start) ----------------------
+    def expect(self, codes, saved):
+        """Waits; the run must end with one of these codes and have all that was saved before."""
+        code = self.wait()
+        if self.saved() < saved:
+            raise Wrong("lost epochs", f"{saved} epochs were saved, {self.saved()} are")
+        if code not in codes:
+            raise Wrong("wrong ends", f"exit code {code}, not {codes}: {self.said()}")
+        return code
 
-    def kill_a_rank(self, child):
-        ranks = self.ranks()
-        if ranks:
-            os.kill(self.random.choice(ranks), signal.SIGKILL)
-        self.wait(child, {DONE, 137, -9, STOPPED})
 
-    def kill_all(self, child):
-        for rank in self.ranks():
-            try:
-                os.kill(rank, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        child.kill()
-        self.wait(child, {DONE, 137, -9})
+def send(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
-    def ask(self, child, how):
-        child.send_signal(how)
-        # while libraries are loaded, before main, and in mpirun before it starts the ranks, a signal still ends them
-        early = {-how, 128 + how} if not (self.out / "config.toml").exists() or not self.log.stat().st_size else set()
-        code = self.wait(child, {DONE, STOPPED} | early)
-        if code == STOPPED and "everything is saved" not in self.said():
-            raise Wrong("75 without 'everything is saved'")
 
-    def usr1(self, child):
-        self.ask(child, signal.SIGUSR1)
+# --- events: each gets a run that is under way, and returns when it has ended or goes on undisturbed -----------------
 
-    def term(self, child):
-        # to the ranks, as Slurm does; mpirun would kill those that still save
-        ranks = self.ranks()
-        for rank in ranks:
-            try:
-                os.kill(rank, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
-        code = self.wait(child, {DONE, STOPPED} if ranks and self.log.stat().st_size else {DONE, STOPPED, -15, 143})
-        if code == STOPPED and "everything is saved" not in self.said():
-            raise Wrong("75 without 'everything is saved'")
+def kill_rank(run, rng, place):
+    saved = run.saved()
+    send(run.some_rank(rng), signal.SIGKILL)
+    run.expect(range(1, 256), saved)
 
-    def stop_file(self, child):
-        self.out.mkdir(exist_ok=True)
-        (self.out / "STOP").touch()
-        code = self.wait(child, {DONE, STOPPED, FAILED})
-        if code == FAILED and "the directory is not empty" not in self.said():
-            raise Wrong("code 1")
-        (self.out / "STOP").unlink(missing_ok=True)  # of a run that was over first
 
-    def stop_and_continue(self, child):
-        ranks = self.ranks()
-        chosen = self.random.choice(ranks) if ranks else None
-        if chosen:
-            os.kill(chosen, signal.SIGSTOP)
-            time.sleep(self.random.uniform(0.2, 3))
-            os.kill(chosen, signal.SIGCONT)
-        self.wait(child, {DONE}, self.options.patience + 20 * self.span)
+def kill_all(run, rng, place):
+    saved = run.saved()
+    run.kill()
+    if run.saved() < saved:
+        raise Wrong("lost epochs", f"{saved} epochs were saved, {run.saved()} are")
 
-    def damage(self, truncate):
-        files = [self.newest()] if self.saved() else []
-        files += sorted((self.out / ".samples").glob("*.h5"))
-        if not files:
-            return None
-        file = self.random.choice(files)
-        size = file.stat().st_size
-        with open(file, "r+b") as handle:
-            place = self.random.randrange(size)
-            if truncate:
-                handle.truncate(place)
-            else:
-                handle.seek(place)
-                byte = handle.read(1)[0]
-                handle.seek(place)
-                handle.write(bytes([byte ^ (1 << self.random.randrange(8))]))
-        return file
 
-    def damaged(self, truncate):
-        file = self.damage(truncate)
-        child = self.start(self.random.randint(1, 3))
-        code = self.wait(child, {DONE, FAILED}, self.options.patience + 20 * self.span)
-        if file and file.parent == self.out and not (self.out / "final.h5").exists():
-            if code != FAILED or file.name not in self.said() or "remove it to continue" not in self.said():
-                raise Wrong(f"{file.name} was damaged, and that was not said")
-            file.unlink()
-            self.epochs = self.saved()  # what its user lost by the damage
-        elif code != DONE:
-            raise Wrong("exit code 1")
+def signal_all(number):
+    def event(run, rng, place):
+        saved = run.saved()
+        for pid in run.pids():
+            send(pid, number)
+        run.expect([0, STOPPED], saved)
+    return event
 
-    def truncated(self):
-        self.damaged(True)
 
-    def changed(self):
-        self.damaged(False)
+def stop_file(run, rng, place):
+    saved = run.saved()
+    run.out.mkdir(exist_ok=True)
+    (run.out / "STOP").touch()
+    run.expect([0, STOPPED], saved)
 
-    def full_disk(self, child):
-        filler = self.disk / "filler"
-        try:
-            with open(filler, "wb") as handle:
-                while True:
-                    handle.write(bytes(1 << 16))
-        except OSError:
-            pass
-        time.sleep(self.random.uniform(0.2, 3))
-        filler.unlink()
-        code = self.wait(child, {DONE, FAILED}, self.options.patience + 20 * self.span)
-        if code == FAILED and "No space left" not in self.said():
-            raise Wrong("exit code 1 without the reason")
 
-    def two_owners(self, child):
-        first = self.log
-        self.log = self.directory / "second-log"
-        second = self.start(self.random.randint(1, 3))
-        code = second.wait(self.options.patience + 20 * self.span)
-        refused = "works in this directory" in self.said()
-        if code != DONE and not (code == FAILED and refused):
-            raise Wrong(f"the second run ended with {code}: {self.said()[-300:]}")
-        self.log = first
-        code = self.wait(child, {DONE, FAILED}, self.options.patience + 20 * self.span)
-        if code == FAILED and "works in this directory" not in self.said():
-            raise Wrong("the first run failed")
+def freeze(run, rng, place):
+    saved = run.saved()
+    pid = run.some_rank(rng)
+    send(pid, signal.SIGSTOP)
+    time.sleep(rng.uniform(0.2, 4))
+    send(pid, signal.SIGCONT)
+    run.expect([0], saved)
 
-    def read_only(self):
-        check(["mount", "-o", "remount,ro", self.disk])
-        child = self.start(self.random.randint(1, 3))
-        try:
-            self.wait(child, {DONE, FAILED})
-            if "Read-only file system" not in self.said() and "is complete" not in self.said():
-                raise Wrong("the reason is not said")
-        finally:
-            check(["mount", "-o", "remount,rw", self.disk])
 
-    def deleted_data(self):
-        self.data.rename(self.aside)
-        child = self.start(self.random.randint(1, 3))
-        try:
-            self.wait(child, {FAILED})
-            if str(self.data) not in self.said():
-                raise Wrong("the file is not named")
-        finally:
-            self.aside.rename(self.data)
-
-    # --- the campaign -----------------------------------------------------------------------------------------------
-
-    def event(self):
-        running = [self.kill_a_rank, self.kill_all, self.usr1, self.term, self.stop_file, self.stop_and_continue, self.two_owners]
-        before = [self.truncated, self.changed, self.deleted_data]
-        if self.mounted:
-            running.append(self.full_disk)
-            before.append(self.read_only)
-        kind = self.random.choice(running * 2 + before)
-        self.kind = kind.__name__
-        self.counts[self.kind] += 1
-        if kind in before:
-            kind()
+def damage(change):
+    """Damages the newest checkpoint of a killed run: the next start names it, its user removes it."""
+    def event(run, rng, place):
+        kill_all(run, rng, place)
+        if (run.out / "final.h5").exists() or run.saved() == 0:
             return
-        child = self.start(self.random.randint(1, 3))
-        # a fifth while it starts
-        time.sleep(self.random.uniform(0, 0.5 if self.random.random() < 0.2 else self.span / 2))
-        kind(child)
-
-    def compare(self):
-        self.lives += 1
-        weights, history = self.result(self.out)
-        if weights != self.expected[0]:
-            raise Wrong("wrong bits in the weights")
-        if history != self.expected[1]:
-            (self.directory / "history.json").write_text(history)
-            raise Wrong("wrong bits in the history")
-
-    def begin_anew(self):
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.epochs = 0
-
-    def go(self, events):
-        for number in range(1, events + 1):
-            try:
-                self.event()
-                if self.saved() < self.epochs:
-                    raise Wrong(f"epoch {self.epochs} was saved and is gone")
-                self.epochs = self.saved()
-                if (self.out / "final.h5").exists():
-                    self.compare()
-                    self.begin_anew()
-                elif number == events:
-                    self.wait(self.start(2), {DONE}, self.options.patience + 20 * self.span)
-                    self.compare()
-            except Wrong as why:
-                text = f"event {number} ({self.kind}): {why}"
-                print(f"WRONG: {text}\n{self.said()[-1500:]}", flush=True)
-                self.wrong.append(text)
-                self.begin_anew()
-            state = f"{self.epochs} epochs saved" if self.out.exists() else "a new run next"
-            print(f"{number}: {self.kind}: {state}", flush=True)
-
-    def close(self):
-        if self.mounted:
-            run(["umount", "--lazy", self.disk])
+        saved, newest = run.saved(), run.newest()
+        change(newest, rng)
+        run.start(rng.randint(1, 4))
+        code = run.wait()
+        if code != 1 or newest.name not in run.said():
+            raise Wrong("wrong ends", f"a damaged {newest.name}: exit code {code}: {run.said()}")
+        newest.unlink()
+        if run.saved() < saved - 1:
+            raise Wrong("lost epochs", f"{saved} epochs were saved, without the damaged one {run.saved()} are")
+    return event
 
 
-def tensors(safetensors):
-    """Without the metadata, which name where they come from."""
-    length = int.from_bytes(safetensors[:8], "little")
-    header = json.loads(safetensors[8:8 + length])
-    header.pop("__metadata__", None)
-    return json.dumps(header, sort_keys=True), safetensors[8 + length:]
+def truncate(file, rng):
+    os.truncate(file, rng.randrange(file.stat().st_size))
 
 
-def plain(value):
-    """JSON without what is measured."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if not UNEQUAL.search(key)}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+def flip(file, rng):
+    with open(file, "r+b") as handle:
+        place = rng.randrange(file.stat().st_size)
+        handle.seek(place)
+        byte = handle.read(1)[0]
+        handle.seek(place)
+        handle.write(bytes([byte ^ 1 << rng.randrange(8)]))
 
 
-def run(command):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+def full_disk(run, rng, place):
+    saved = run.saved()
+    filler = place.path / "filler"
+    try:
+        with open(filler, "wb", buffering=0) as handle:
+            while handle.write(bytes(1 << 16)):
+                pass
+    except OSError:
+        pass
+    end = time.monotonic() + rng.uniform(1, 8)
+    while time.monotonic() < end and not run.ended():
+        time.sleep(0.05)
+    filler.unlink()
+    run.expect([0, 1], saved)
 
 
-def check(command):
-    done = run(command)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr}")
-    return done.stdout
+def read_only(run, rng, place):
+    """The run ends, and finds a read-only disk when it is started again."""
+    kill_all(run, rng, place)
+    saved = run.saved()
+    place.remount("ro")
+    try:
+        process = subprocess.run(run.command(rng.randint(1, 4)), env=os.environ | MPI, capture_output=True, text=True,
+                                 stdin=subprocess.DEVNULL, timeout=4 * HANG)
+    finally:
+        place.remount("rw")
+    complete = (run.out / "final.h5").exists()
+    if process.returncode != 1 or "Read-only file system" not in process.stderr:
+        if not (complete and process.returncode == 0):
+            raise Wrong("wrong ends", f"exit code {process.returncode} on a read-only disk: {process.stderr[-600:]}")
+    if run.saved() < saved:
+        raise Wrong("lost epochs", f"{saved} epochs were saved, {run.saved()} are")
+
+
+def two_owners(run, rng, place):
+    """A second run in the directory of one that is under way, which is not disturbed."""
+    saved = run.saved()
+    second = subprocess.run(run.command(rng.randint(1, 4)), env=os.environ | MPI, capture_output=True, text=True,
+                            stdin=subprocess.DEVNULL, timeout=8 * HANG)
+    refused = second.returncode == 1 and "works in this directory" in second.stderr
+    first = run.process.poll()
+    # at start-up either may be first; after the end of the first the second may go on
+    if not refused and not (second.returncode == 0 and (first in (0, 1))):
+        raise Wrong("wrong ends", f"the second run: exit code {second.returncode}: {second.stderr[-600:]}")
+    run.expect([0] if refused else [0, 1], saved)
+
+
+def deleted_data(run, rng, place):
+    """The data are gone: a run that has opened them may go on, one that starts names them."""
+    away = run.data.with_name("away.h5")
+    saved = run.saved()
+    run.data.rename(away)
+    try:
+        code = run.wait()
+        if code not in (0, 1, 78):
+            raise Wrong("wrong ends", f"exit code {code} without data: {run.said()}")
+        if code == 0:
+            return
+        if run.data.name not in run.said():
+            raise Wrong("wrong ends", f"the data are not named: {run.said()}")
+    finally:
+        away.rename(run.data)
+    if run.saved() < saved:
+        raise Wrong("lost epochs", f"{saved} epochs were saved, {run.saved()} are")
+
+
+EVENTS = {
+    "kill -9 of a rank": kill_rank,
+    "kill -9 of all": kill_all,
+    "TERM": signal_all(signal.SIGTERM),
+    "USR1": signal_all(signal.SIGUSR1),
+    "STOP file": stop_file,
+    "a rank frozen": freeze,
+    "truncated checkpoint": damage(truncate),
+    "flipped bit": damage(flip),
+    "two owners": two_owners,
+    "deleted data": deleted_data,
+    "full disk": full_disk,
+    "read-only disk": read_only,
+}
+NEED_A_DISK = ["full disk", "read-only disk"]
+
+
+def result(binary, out):
+    """What must be the same to the last bit: weights; policy, history and test without timings."""
+    weights = out / "weights.safetensors"
+    subprocess.run([binary, "export", "weights", "--model", out / "final.h5", "--out", weights], check=True,
+                   capture_output=True)
+    found = json.loads(subprocess.run([binary, "inspect", "--json", out / "final.h5"], check=True,
+                                      capture_output=True).stdout)
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {name: timeless(part) for name, part in value.items()
+                    if not name.endswith("seconds") and name not in ("images_per_second", "ranks")}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    return {name: json.dumps(timeless(part)) for name, part in found.items() if name != "ranks"} | {
+        "weights": weights.read_bytes()}
+
+
+class Campaign:
+    def __init__(self, options, directory):
+        self.options, self.rng = options, random.Random(options.seed)
+        self.directory, self.binary = directory, options.binary.resolve()
+        self.place = Place(directory)
+        self.counts = collections.defaultdict(collections.Counter)
+        kinds = [kind for kind in EVENTS if self.place.mounted or kind not in NEED_A_DISK]
+        self.kinds = [kind for kind in kinds if not options.only or kind in options.only]
+        self.events, self.runs = 0, 0
+
+    def prepare(self):
+        images, self.data = self.directory / "images", self.directory / "faces.h5"
+        for words in (["glyphs", images, "--identities=24", "--images=5", "--size=32x32"],
+                      ["faces", images, "--out", self.data, "--size=32x32"]):
+            subprocess.run([self.binary, "prepare", *words], check=True, capture_output=True)
+        straight = Run(self.binary, self.data, self.directory / "straight")
+        start = time.monotonic()
+        straight.start(2)
+        straight.expect([0], 0)
+        self.length = time.monotonic() - start
+        self.expected = result(self.binary, straight.out)
+        print(f"a run that is left alone: {EPOCHS} epochs, {self.length:.1f} s on 2 ranks", flush=True)
+
+    def over(self):
+        late = time.monotonic() > self.options.end
+        return late or self.events >= self.options.events
+
+    def disturb(self, run):
+        """Starts the run and lets an event happen. Returns its kind, or None if the run was faster."""
+        kind, ranks = self.rng.choice(self.kinds), self.rng.randint(1, 4)
+        early, share = self.rng.random() < 0.3, self.rng.random()
+        run.start(ranks)
+        while not run.pids() and not run.ended():
+            time.sleep(0.002)
+        moment = time.monotonic() + share * (1.5 if early else self.length * max(ranks, 2) / 2)
+        while time.monotonic() < moment and not run.ended():
+            time.sleep(0.002)
+        if run.ended() or not run.pids():
+            run.expect([0], run.saved())
+            return None
+        at = f"event {self.events + 1}, {kind}, {ranks} ranks, {run.saved()} epochs saved"
+        try:
+            EVENTS[kind](run, self.rng, self.place)
+        except Missed:
+            run.expect([0], run.saved())
+            return None
+        except Wrong as wrong:
+            run.kill()
+            what, why = wrong.args
+            self.counts[kind][what] += 1
+            print(f"{at}: {what}: {why}", flush=True)
+        self.events += 1
+        self.counts[kind]["events"] += 1
+        return kind
+
+    def run(self):
+        self.prepare()
+        while not self.over():
+            self.runs += 1
+            run = Run(self.binary, self.data, self.place.path / f"run{self.runs}")
+            kinds = []
+            while not (run.out / "final.h5").exists():
+                if self.over():
+                    run.start(self.rng.randint(1, 4))
+                    run.expect([0], run.saved())
+                else:
+                    kinds.append(self.disturb(run))
+            found = result(self.binary, run.out)
+            differ = [name for name in found if found[name] != self.expected[name]]
+            if differ:
+                kinds = [kind for kind in kinds if kind]
+                kept = pathlib.Path(tempfile.mkdtemp()) / run.out.name
+                shutil.copytree(run.out, kept)
+                print(f"run {self.runs} has other {', '.join(differ)} after {', '.join(kinds)}; kept in {kept}", flush=True)
+                for kind in set(kinds):
+                    self.counts[kind]["wrong bits"] += 1
+            shutil.rmtree(run.out)
+
+    def report(self):
+        columns = ["events", "wrong ends", "hangs", "lost epochs", "wrong bits"]
+        print(f"\n{'kind':22}" + "".join(f"{name:>13}" for name in columns))
+        for kind in self.kinds:
+            print(f"{kind:22}" + "".join(f"{self.counts[kind][name]:13}" for name in columns))
+        total = collections.Counter()
+        for counts in self.counts.values():
+            total.update(counts)
+        print(f"{'all':22}" + "".join(f"{total[name]:13}" for name in columns))
+        print(f"{self.runs} runs, seed {self.options.seed}")
+        return any(total[name] for name in columns[1:])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("events", type=int)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("seed", type=int)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/amlfs")
-    parser.add_argument("--patience", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--only", type=lambda text: text.split(","), help=", ".join(EVENTS))
     options = parser.parse_args()
+    options.end = time.monotonic() + 60 * options.minutes
+    unknown = set(options.only or []) - set(EVENTS)
+    if unknown:
+        parser.error(f"no such kind of event: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as directory:
         campaign = Campaign(options, pathlib.Path(directory))
         try:
-            campaign.prepare()
-            print(f"seed {options.seed}; an undisturbed search takes {campaign.span:.1f} s", flush=True)
-            if not campaign.mounted:
-                print("no tmpfs could be mounted: no full disks, no read-only directories")
-            campaign.go(options.events)
+            campaign.run()
         finally:
-            campaign.close()
-    for kind, count in sorted(campaign.counts.items()):
-        print(f"{kind:18} {count:4}")
-    print(f"{options.events} events, {campaign.lives} complete runs compared bit for bit; wrong: {len(campaign.wrong)}")
-    sys.exit(bool(campaign.wrong))
+            campaign.place.end()
+            failed = campaign.report()
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes this machine able to build and run amlfs, and leaves one file to source: "$AMLFS_CACHE/env.sh".
 #
-#   scripts/setup.sh            install what is missing, then write env.sh
+#   scripts/setup.sh                install what is missing, then write env.sh
+#   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where it can be installed, a Slurm
 #
 # On Debian or Ubuntu with root or sudo, missing packages are installed with apt and a CPU build of libtorch is
 # unpacked into the cache. Everywhere else it says exactly what is missing and how clusters provide it.
@@ -15,6 +16,10 @@ cudart_version=13.0.96     # the PyPI wheel is a CUDA build: its libtorch_cpu.so
 cupti_version=13.0.85
 
 say() { printf 'setup: %s\n' "$*" >&2; }
+
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo -n)
+can_install() { command -v apt-get >/dev/null && "${sudo[@]}" true 2>/dev/null; }
 
 missing=()       # what is not here, in words
 packages=()      # the Debian packages that would provide it
@@ -30,15 +35,17 @@ command -v pkg-config >/dev/null || need "pkg-config" pkg-config
 { ldconfig -p 2>/dev/null | grep -qE 'libclang(-[0-9.]+)?\.so' ||
     compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]; } ||
     need "libclang (bindgen needs it for MPI)" libclang-dev
-command -v shellcheck >/dev/null || need "shellcheck (for scripts/test.sh)" shellcheck
+if [ "${1:-}" = --for-tests ]; then
+    command -v shellcheck >/dev/null || need "shellcheck" shellcheck
+    # without it tests/slurm_cluster is ignored
+    command -v sbatch >/dev/null || ! can_install || need "Slurm" slurm-wlm munge
+fi
 if [ -z "${LIBTORCH:-}" ] && [ -z "${LIBTORCH_USE_PYTORCH:-}" ]; then
     python3 -m pip --version >/dev/null 2>&1 || need "Python's pip (it fetches libtorch)" python3 python3-pip
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
-    sudo=()
-    [ "$(id -u)" = 0 ] || sudo=(sudo -n)
-    if command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+    if can_install; then
         say "installing ${packages[*]}"
         "${sudo[@]}" apt-get update -qq
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null

@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-env_file=$(scripts/setup.sh)
+env_file=$(scripts/setup.sh --for-tests)
 # shellcheck source=/dev/null
 . "$env_file"
 
-shellcheck scripts/*.sh slurm/* .ci/run
+shellcheck scripts/*.sh slurm/* tests/slurm_cluster/*.sh .ci/run
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 before=$(git status --porcelain)

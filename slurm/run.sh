@@ -93,9 +93,10 @@ if [ "${launch[0]##*/}" = srun ]; then
     launch+=(${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) # srun 22.05 and newer forget it
 else
     launch+=(-n "$SLURM_NTASKS")
-    if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then # mpirun's own srun starts one task per node, which must see all GPUs
-        export SLURM_GPUS=$((${SLURM_GPUS_PER_TASK##*:} * SLURM_NTASKS))
-        unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+    if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then
+        # mpirun's own srun starts one task on each node but this one, and it must see all GPUs there
+        elsewhere=$((${SLURM_GPUS_PER_TASK##*:} * SLURM_NTASKS - ${SLURM_GPUS_ON_NODE:-0}))
+        launch=(env -u SLURM_GPUS_PER_TASK -u SLURM_TRES_PER_TASK "SLURM_GPUS=$elsewhere" "${launch[@]}")
     fi
 fi
 

@@ -1,4 +1,5 @@
-//! slurm/*.slurm without a Slurm: srun, mpirun, scontrol, df and amlfs are stand-ins.
+//! slurm/*.slurm without a Slurm: srun, mpirun, scontrol, squeue, df and amlfs are stand-ins. tests/slurm_cluster has a
+//! real one.
 
 mod support;
 
@@ -22,10 +23,12 @@ const MPIRUN: &str = r#"echo "mpirun $*" >>"$LOG/calls"
 shift 2
 exec "$@""#;
 const SCONTROL: &str = r#"echo "$*" >>"$LOG/scontrol""#;
+const SQUEUE: &str = r#"[ "$SLURM_TIME_FORMAT" = %s ] && echo "$END""#;
 const DF: &str = r#"echo Avail; echo "$FREE""#;
 /// Keeps what it got, replaces the checkpoint by the one it shall leave, if any, and ends with the code it shall, at
 /// once or after USR1.
 const AMLFS: &str = r#"printf '%s\n' "$@" >"$LOG/arguments"
+echo "$SLURM_JOB_END_TIME" >"$LOG/end"
 while [ $# -gt 0 ]; do
     case "$1" in --data) cp -p "$2" "$LOG/data" ;; --out) out=$2 ;; esac
     shift
@@ -61,7 +64,14 @@ impl Job {
         for name in ["bin", "log", "node", "run"] {
             fs::create_dir(path.join(name)).unwrap();
         }
-        let programs = [("srun", SRUN), ("mpirun", MPIRUN), ("scontrol", SCONTROL), ("df", DF), ("amlfs", AMLFS)];
+        let programs = [
+            ("srun", SRUN),
+            ("mpirun", MPIRUN),
+            ("scontrol", SCONTROL),
+            ("squeue", SQUEUE),
+            ("df", DF),
+            ("amlfs", AMLFS),
+        ];
         for (name, body) in programs {
             let file = path.join("bin").join(name);
             fs::write(&file, format!("#!/bin/sh\n{body}\n")).unwrap();
@@ -82,7 +92,7 @@ impl Job {
         command.envs(slurm.map(|(name, value)| (format!("SLURM_{name}"), value)));
         command.env("SLURM_SUBMIT_DIR", REPOSITORY).env("TMPDIR", path.join("node")).env("LOG", path.join("log"));
         command.env("AMLFS", path.join("bin/amlfs")).env("DATA", path.join("faces.h5")).env("OUT", path.join("run"));
-        command.env("FREE", "1000000").env("CODE", "0").env("CHECKPOINT", "").env("UNTIL_USR1", "");
+        command.env("FREE", "1000000").env("CODE", "0").env("CHECKPOINT", "").env("UNTIL_USR1", "").env("END", "NONE");
         Job { directory, command }
     }
 
@@ -220,6 +230,44 @@ fn re_identification_starts_from_weights_and_takes_the_users_preset() {
         let found = arguments(&job);
         assert_eq!(found[1], preset);
         assert_eq!(found[6..], ["--resume", "--init", "/scratch/imagenet.safetensors"]);
+    }
+}
+
+#[test]
+fn cifar10_has_a_gpu_per_rank_and_reads_a_directory_where_it_is() {
+    let mut job = Job::of("amlfs_cifar10.slurm", &["--label-noise", "0.2"]);
+    assert_eq!(job.run().code, Some(0));
+    assert_eq!(job.argument("--preset"), Path::new("cifar10"));
+    assert_eq!(job.argument("--data"), job.path("node/amlfs-7/faces.h5"));
+    let arguments = job.noted("arguments").unwrap();
+    assert!(arguments.ends_with("--resume\n--set\nrun.devices_per_rank=1\n--label-noise\n0.2\n"), "{arguments}");
+
+    let job = Job::of("amlfs_cifar10.slurm", &[]);
+    let directory = job.path("log");
+    let mut job = job.with("DATA", directory.to_str().unwrap());
+    assert_eq!(job.run().code, Some(0));
+    assert_eq!(job.argument("--data"), directory);
+}
+
+#[test]
+fn a_task_of_an_array_has_a_seed_a_directory_and_a_name_of_its_own() {
+    let mut job = Job::new(&["--epochs", "3"]).with("CODE", "75");
+    job.command.env("SLURM_ARRAY_JOB_ID", "5").env("SLURM_ARRAY_TASK_ID", "2");
+    let ended = job.run();
+    assert_eq!(ended.code, Some(75), "{}", ended.log);
+    assert_eq!(job.argument("--out"), job.path("run/seed-2"));
+    assert!(job.noted("arguments").unwrap().ends_with("--resume\n--seed\n2\n--epochs\n3\n"));
+    assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 5_2\n"));
+}
+
+#[test]
+fn the_ranks_are_told_when_the_job_ends() {
+    for (given, squeue, told) in
+        [("", "1795718916", "1795718916\n"), ("1700000000", "0", "1700000000\n"), ("", "NONE", "\n")]
+    {
+        let mut job = Job::new(&[]).with("SLURM_JOB_END_TIME", given).with("END", squeue);
+        let ended = job.run();
+        assert_eq!((ended.code, job.noted("end").as_deref()), (Some(0), Some(told)), "{}", ended.log);
     }
 }
 

@@ -129,6 +129,7 @@ down() {
 run() {
     local parent code=0
     parent=$(mktemp -d)
+    chmod 711 "$parent" # munged insists
     # shellcheck disable=SC2064 # these directories
     trap "[ ! -e '$parent/slurm' ] || down '$parent/slurm'; rm -rf '$parent'" EXIT
     trap 'exit 143' INT TERM HUP

@@ -15,13 +15,13 @@ const RANKS: usize = 2;
 
 /// Process ids of the program's ranks that work in `out`, in the order in which they were started.
 pub fn ranks_in(out: &Path) -> Vec<i32> {
-    let out = format!("--out={}", out.display());
+    let (out, flag) = (out.display().to_string(), format!("--out={}", out.display()));
     let processes =
         std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let ranks = processes.filter(|pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split(|&byte| byte == 0).collect();
-        words[0].ends_with(b"amlfs") && words.contains(&out.as_bytes())
+        words[0].ends_with(b"amlfs") && words.iter().any(|word| [flag.as_bytes(), out.as_bytes()].contains(word))
     });
     let mut ranks: Vec<i32> = ranks.collect();
     ranks.sort_unstable();
