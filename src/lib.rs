@@ -15,6 +15,7 @@ mod hdf5_file;
 pub mod loss;
 mod mapped_file;
 pub mod model;
+mod pace;
 pub mod policy;
 pub mod pretrained;
 pub mod process;

@@ -12,8 +12,9 @@ use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
+use crate::pace::{Pace, hours_and_minutes};
 use crate::run_lock::{self, RunLock};
-use crate::search::{Progress, Recorder, what_is_saved};
+use crate::search::{self, Progress, Recorder, what_is_saved};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, TensorSpec};
 use crate::stop::Stop;
 use crate::terminal::{self, epoch_header, epoch_row};
@@ -159,6 +160,7 @@ pub struct RunRecorder<'a> {
     watch: Watch,
     root: bool,
     epochs: usize,
+    pace: Pace,
     /// Epochs whose rows have been printed.
     printed: usize,
     /// Up to which epoch everything is on disk, and how many saves have failed since.
@@ -187,7 +189,9 @@ impl<'a> RunRecorder<'a> {
         config: &Config,
         stop: Stop,
         root: bool,
+        done: usize,
     ) -> Self {
+        let pace = Pace::new(search::work(config, info.ranks), done);
         RunRecorder {
             directory,
             info,
@@ -196,8 +200,9 @@ impl<'a> RunRecorder<'a> {
             watch: Watch { bar: ProgressBar::hidden(), stop },
             root,
             epochs: config.train.epochs,
+            pace,
             printed: 0,
-            saved: 0,
+            saved: done,
             failed_saves: 0,
             max_failed_saves: config.run.max_failed_saves.unwrap_or(MAX_FAILED_SAVES),
         }
@@ -205,16 +210,17 @@ impl<'a> RunRecorder<'a> {
 
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
-        self.saved = history.len();
         if self.root {
-            terminal::line(&epoch_header());
+            terminal::line(&format!("{}{:>14}", epoch_header(), "to go"));
             self.print_rows(history);
         }
     }
 
     fn print_rows(&mut self, history: &[EpochRecord]) {
         for (i, record) in history.iter().enumerate().skip(self.printed) {
-            terminal::line(&epoch_row(i + 1, record));
+            let left = self.pace.left(history).filter(|_| i + 1 == history.len());
+            let left = left.map_or(String::new(), |left| format!("{:>14}", hours_and_minutes(left)));
+            terminal::line(&format!("{}{left}", epoch_row(i + 1, record)));
         }
         self.printed = history.len();
     }
