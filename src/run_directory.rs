@@ -267,9 +267,8 @@ impl<'a> RunRecorder<'a> {
                 self.how_to_go_on()
             )));
         }
-        log::warn!(
-            "{why}; training goes on, and the next save is another attempt (failed: {failed} in a row;             run.max_failed_saves = {most} end the run): {saved}"
-        );
+        let count = format!("{failed} of at most {most} failures in a row, run.max_failed_saves");
+        log::warn!("{why}; training goes on, and the next save is another attempt ({count}): {saved}");
         Ok(())
     }
 
