@@ -16,6 +16,7 @@ mod lookout;
 pub mod loss;
 mod mapped_file;
 pub mod model;
+mod pace;
 pub mod policy;
 pub mod pretrained;
 pub mod process;

@@ -19,8 +19,9 @@ use crate::config::{Config, TypedConfig};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::lookout::{self, OwnNote};
+use crate::pace::{Pace, hours_and_minutes};
 use crate::run_lock::{self, RunLock};
-use crate::search::{Progress, Recorder, what_is_saved};
+use crate::search::{self, Progress, Recorder, what_is_saved};
 use crate::state::{EPOCH_COLUMNS, EpochRecord, SampleKey, SampleProgress, TensorSpec};
 use crate::stop::{self, Stop};
 use crate::terminal::{self, epoch_header, epoch_row};
@@ -164,6 +165,7 @@ pub struct RunRecorder<'a> {
     watch: Watch,
     root: bool,
     epochs: usize,
+    pace: Pace,
     /// Epochs whose rows have been printed.
     printed: usize,
     /// Up to which epoch everything is on disk, and how many saves have failed since.
@@ -195,7 +197,9 @@ impl<'a> RunRecorder<'a> {
         config: &Config,
         stop: Stop,
         comm: &Comm,
+        done: usize,
     ) -> Self {
+        let pace = Pace::new(search::work(config, info.ranks), done);
         let samples = KeptSamples::new(&directory.path, config.run.save_minutes);
         RunRecorder {
             directory,
@@ -205,8 +209,9 @@ impl<'a> RunRecorder<'a> {
             watch: Watch { bar: ProgressBar::hidden(), note: comm.note(), stop, samples },
             root: comm.is_root(),
             epochs: config.train.epochs,
+            pace,
             printed: 0,
-            saved: 0,
+            saved: done,
             failed_saves: 0,
             max_failed_saves: config.run.max_failed_saves.unwrap_or(MAX_FAILED_SAVES),
         }
@@ -214,16 +219,17 @@ impl<'a> RunRecorder<'a> {
 
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
-        self.saved = history.len();
         if self.root {
-            terminal::line(&epoch_header());
+            terminal::line(&format!("{}{:>14}", epoch_header(), "to go"));
             self.print_rows(history);
         }
     }
 
     fn print_rows(&mut self, history: &[EpochRecord]) {
         for (i, record) in history.iter().enumerate().skip(self.printed) {
-            terminal::line(&epoch_row(i + 1, record));
+            let left = self.pace.left(history).filter(|_| i + 1 == history.len());
+            let left = left.map_or(String::new(), |left| format!("{:>14}", hours_and_minutes(left)));
+            terminal::line(&format!("{}{left}", epoch_row(i + 1, record)));
         }
         self.printed = history.len();
     }
@@ -270,9 +276,8 @@ impl<'a> RunRecorder<'a> {
                 self.how_to_go_on()
             )));
         }
-        log::warn!(
-            "{why}; training goes on, and the next save is another attempt (failed: {failed} in a row;             run.max_failed_saves = {most} end the run): {saved}"
-        );
+        let count = format!("{failed} of at most {most} failures in a row, run.max_failed_saves");
+        log::warn!("{why}; training goes on, and the next save is another attempt ({count}): {saved}");
         Ok(())
     }
 

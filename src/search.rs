@@ -83,6 +83,16 @@ pub fn searched_rounds(config: &config::Config) -> usize {
     rounds
 }
 
+/// Of each epoch, how many samples the busiest rank trains in it.
+pub fn work(config: &config::Config, ranks: usize) -> Vec<usize> {
+    let mut work = Vec::new();
+    while work.len() < config.train.epochs {
+        let round = Round::next(config, work.len());
+        work.extend(round.epochs.map(|_| round.samples.div_ceil(ranks)));
+    }
+    work
+}
+
 /// Runs from `progress` to the last epoch, or until stopped (`Error::Stopped`, which says what is saved).
 /// `progress` must be the same on all ranks, its history on rank 0. Returns the final progress; the task holds the
 /// final model. Errors: every sample of a round failed; the task's and the recorder's own.

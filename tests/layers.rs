@@ -14,6 +14,7 @@ const LAYERS: [&str; 27] = [
     "cli",
     "run_directory",
     "terminal",
+    "pace",
     "search",
     "task",
     "embedding",

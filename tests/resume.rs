@@ -176,3 +176,31 @@ fn a_complete_run_is_left_alone_and_evaluate_repeats_its_test_result() {
     let found = json(&amlfs(&["inspect", "--json", &file]));
     assert_eq!(found["history"].as_array().unwrap().len(), 6);
 }
+
+/// Rows of the table of epochs.
+fn rows(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.starts_with("     ") && !line.contains("epoch")).collect()
+}
+
+#[test]
+fn where_no_terminal_is_a_row_per_epoch_says_the_time_to_go_also_after_a_resume() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path();
+    let saved = stopped(1, out, 2, user_signal);
+    let epochs = format!("--epochs={}", saved + 2);
+    // the run is another one with other epochs, but for its checkpoints
+    std::fs::remove_file(out.join("config.toml")).unwrap();
+    let log = || std::fs::read_to_string(out.join("run.log")).unwrap();
+    let first = log();
+    assert!(first.contains(" to go\n"), "{first}");
+    assert!(rows(&first).len() == saved && rows(&first).iter().all(|row| row.ends_with(" min")), "{first}");
+
+    let output = finish(&mut run(1, out, &[&epochs, "--set=run.keep=1000"]));
+    assert_code(&output, 0);
+    let (old, new) = (rows(&first).len(), log()[first.len()..].to_owned());
+    for said in [String::from_utf8(output.stdout).unwrap(), new] {
+        let timed: Vec<bool> = rows(&said).iter().map(|row| row.ends_with(" min")).collect();
+        assert_eq!(timed, [vec![false; old], vec![true; 2]].concat(), "{said}");
+        assert!(rows(&said).last().unwrap().ends_with(" 0 h 00 min"), "{said}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What was typed. What it means is in `config` and `commands`.
 
 mod evaluate;
+mod manual;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use evaluate::{
     EvaluateArguments, EvaluateCommand, EvaluateTestArguments, LfwArguments, MachineArguments, MegafaceArguments,
     ReidArguments,
 };
+pub use manual::write_manual;
 
 /// Searches a loss function while the network trains (AM-LFS).
 ///
@@ -59,6 +61,9 @@ pub enum Command {
     /// Hand a model or its embeddings to other programs
     #[command(subcommand)]
     Export(ExportCommand),
+    /// Write man pages and shell completions below a directory, as scripts/install.sh does
+    #[command(hide = true)]
+    Manual(ManualArguments),
     #[command(skip)]
     Search(RunArguments),
 }
@@ -318,6 +323,12 @@ pub struct InspectArguments {
     /// Print JSON instead of a table: everything but the tensors' numbers
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ManualArguments {
+    /// The directory, share of an installation: man/man1, bash-completion/completions and so on are made there
+    pub directory: PathBuf,
 }
 
 /// The searched loss too: `train` says why it is not for it.

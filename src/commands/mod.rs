@@ -9,7 +9,7 @@ mod search;
 
 use std::time::Duration;
 
-use crate::cli::Command;
+use crate::cli::{self, Command};
 use crate::comm::{self, Comm};
 use crate::error::Result;
 use crate::{process, stop};
@@ -29,6 +29,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),
         Command::Export(command) => export::run(&command),
+        Command::Manual(arguments) => cli::write_manual(&arguments.directory),
     }
 }
 

@@ -193,7 +193,7 @@ fn search_in(
         );
     }
     let specs = task.specs().to_vec();
-    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm);
+    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm, progress.epoch);
     recorder.start(&progress.history);
     match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => finish(directory, task, &recorder, &progress),
