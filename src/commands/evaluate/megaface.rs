@@ -96,7 +96,7 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Opti
         Ok(Block { features: rows.to_device(probe_features.device()), broken })
     })?;
     bar.finish_and_clear();
-    skipped.add(comm, &distractor_names, source.broken())?;
+    skipped.add(comm, &distractor_names, &mut source)?;
     if comm.is_root() {
         let twins = rates[0].iter().map(|rates| rates.twins).max().unwrap_or(0);
         if twins > 0 {

@@ -1,15 +1,15 @@
 //! Where MegaFace's probes and distractors lie: lists and files, all looked at before anything is computed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
-use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures, name_list, skipped};
+use crate::commands::skipped::{Skipped, located};
+use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures};
 use crate::embedding::{Embedder, FeatureSource, look_at_feature, look_at_image};
 use crate::error::{Error, Result};
 use crate::eval::megaface::devkit::{self, DistractorList, ProbeList};
-use crate::eval::records_of_all;
 
 /// The images of one side of the protocol.
 pub enum Items {
@@ -34,16 +34,6 @@ pub struct Inputs {
     pub distractors: Items,
     pub sets: Vec<Set>,
     pub skipped: Skipped,
-}
-
-/// What was left out so far.
-pub struct Skipped {
-    /// (name, why)
-    found: Vec<(String, String)>,
-    /// How many may be.
-    allowed: f64,
-    all: usize,
-    list: PathBuf,
 }
 
 impl Items {
@@ -92,11 +82,14 @@ impl Inputs {
         let list = arguments.out.as_deref().unwrap_or(Path::new("")).join("skipped.csv");
         let opened = comm.agree(listed(arguments))?;
         let (probes, labels, distractors, sets) = opened;
-        let mut skipped = Skipped { found: Vec::new(), allowed: 0.0, all: 0, list };
         let count = |listed: &Listed| if let Listed::Names(names) = listed { names.len() } else { 0 };
-        skipped.all = count(&probes) + count(&distractors);
-        skipped.allowed = arguments.max_skipped.unwrap_or(0.0) * skipped.all as f64;
+        let all = count(&probes) + count(&distractors);
+        let mut skipped = Skipped::new(list, all, arguments.max_skipped.unwrap_or(0.0));
 
+        let as_listed = |name: &str| match &arguments.features {
+            Some(algorithm) => devkit::feature_file_name(name, algorithm),
+            None => name.to_owned(),
+        };
         let mut look = |listed: Listed, root: &Path, whole: bool| -> Result<(Items, Vec<bool>)> {
             let names = match listed {
                 Listed::Items(items) => {
@@ -105,7 +98,13 @@ impl Inputs {
                 }
                 Listed::Names(names) => names,
             };
-            let found = comm.agree(located(arguments, root, &names, whole, comm, threads))?;
+            let look_at = |path: &Path| match (&arguments.features, whole) {
+                (Some(_), false) => look_at_feature(path),
+                (Some(_), true) => look_at_whole_feature(path),
+                (None, false) => look_at_image(path),
+                (None, true) => look_at_whole_image(path),
+            };
+            let found = comm.agree(located(comm, threads, root, &names, as_listed, look_at))?;
             let good: Vec<bool> = found.iter().map(Result::is_ok).collect();
             let (mut kept, mut paths) = (Vec::new(), Vec::new());
             for (name, found) in names.into_iter().zip(found) {
@@ -114,15 +113,12 @@ impl Inputs {
                         kept.push(name);
                         paths.push(path);
                     }
-                    Err(why) => skipped.found.push((name, why.to_string())),
+                    Err(why) => skipped.push(&name, &why.to_string()),
                 }
-            }
-            if comm.is_root() {
-                log::info!("{}: {} of {} names matched", root.display(), kept.len(), good.len());
             }
             if kept.is_empty() {
                 skipped.check(comm)?;
-                return Err(Error::file(root, "none of the listed images is there and whole"));
+                return comm.agree(Err(Error::file(root, "none of the listed images is there and whole")));
             }
             Ok((Items::Files(kept, paths), good))
         };
@@ -136,77 +132,6 @@ impl Inputs {
         let labels = labels.into_iter().zip(good_probes).filter(|(_, good)| *good).map(|(label, _)| label).collect();
         let sets = sets.into_iter().map(|set| Set { members: kept(set.members, &good), ..set }).collect();
         Ok(Inputs { probes, labels, distractors, sets, skipped })
-    }
-}
-
-impl Skipped {
-    /// Writes the list; more than may be are an error. All ranks call this.
-    fn check(&self, comm: &Comm) -> Result<()> {
-        let written = if comm.is_root() { self.write() } else { Ok(()) };
-        comm.agree(written)?;
-        let (count, all, list) = (self.found.len(), self.all, self.list.display());
-        if count == 0 {
-            return Ok(());
-        }
-        if count as f64 <= self.allowed {
-            if comm.is_root() {
-                log::warn!("{count} of {all} images are missing or broken and left out, see {list}");
-            }
-            return Ok(());
-        }
-        let named = skipped::named(&self.found, Some(&self.list));
-        Err(Error::failed(format!(
-            "{count} of {all} listed images are missing or broken, more than the {} allowed:{named}\nRepair them, or leave \
-             them out with --max-skipped {:.4}; the list is {list}",
-            self.allowed.floor(),
-            (count as f64 / all as f64 * 1e4).ceil() / 1e4
-        )))
-    }
-
-    fn write(&self) -> Result<()> {
-        let path = &self.list;
-        if self.found.is_empty() {
-            return Ok(());
-        }
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(|why| Error::file(directory, why))?;
-        }
-        skipped::write_skipped(path, &self.found)
-    }
-
-    /// On a rank that reads: more broken than may be are an error at once, not after hours.
-    pub fn stop_early(&self, broken: &BTreeMap<usize, String>) -> Result<()> {
-        match broken.values().next() {
-            Some(first) if (self.found.len() + broken.len()) as f64 > self.allowed => Err(Error::failed(format!(
-                "{} of {} listed images are broken, more than the {} allowed (--max-skipped): {first}",
-                self.found.len() + broken.len(),
-                self.all,
-                self.allowed.floor()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds what all ranks found broken while they read: numbers among `names`. All ranks call this.
-    pub fn add(&mut self, comm: &Comm, names: &[String], broken: &BTreeMap<usize, String>) -> Result<()> {
-        let most = comm.all_max(broken.len() as u64) as usize;
-        if most == 0 {
-            return Ok(());
-        }
-        let mut numbers: Vec<f64> = broken.keys().map(|&number| number as f64).collect();
-        numbers.resize(most, -1.0);
-        let mut numbers: Vec<usize> = comm
-            .all_gather(&numbers)
-            .into_iter()
-            .filter(|&number| number >= 0.0)
-            .map(|number| number as usize)
-            .collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            let why = broken.get(&number).map_or("broken, as another rank found", |why| why);
-            self.found.push((names[number].clone(), why.to_owned()));
-        }
-        self.check(comm)
     }
 }
 
@@ -323,55 +248,6 @@ fn several_lists(lists: &[PathBuf]) -> Result<(Listed, Vec<Set>)> {
     });
     let sets = sets.collect();
     Ok((Listed::Names(all), sets))
-}
-
-/// How a file was found.
-const AS_LISTED: f64 = 0.0;
-const ELSEWHERE: f64 = 1.0;
-const BAD: f64 = 2.0;
-
-/// The file of each name below `root`, or why there is none that can be used; `whole`: they are read to their end. The ranks
-/// share the work.
-fn located(
-    arguments: &MegafaceArguments,
-    root: &Path,
-    names: &[String],
-    whole: bool,
-    comm: &Comm,
-    threads: usize,
-) -> Result<Vec<Result<PathBuf>>> {
-    let as_listed = |name: &str| match &arguments.features {
-        Some(algorithm) => devkit::feature_file_name(name, algorithm),
-        None => name.to_owned(),
-    };
-    let file = |name: &str| -> Result<PathBuf> {
-        let path = root.join(as_listed(name));
-        name_list::find(root, name, as_listed).ok_or_else(|| match path.exists() {
-            true => Error::file(&path, "no regular file"),
-            false => Error::file(&path, "not there, nor with another extension"),
-        })
-    };
-    let look = |path: &Path| match (&arguments.features, whole) {
-        (Some(_), false) => look_at_feature(path),
-        (Some(_), true) => look_at_whole_feature(path),
-        (None, false) => look_at_image(path),
-        (None, true) => look_at_whole_image(path),
-    };
-    let good = |name: &str| file(name).and_then(|path| look(&path).map(|()| path));
-    let outcomes = records_of_all(comm, threads, names.len(), 1, |range| {
-        let outcome = |name: &String| match good(name) {
-            Ok(path) if path == root.join(as_listed(name)) => AS_LISTED,
-            Ok(_) => ELSEWHERE,
-            Err(_) => BAD,
-        };
-        Ok(names[range].iter().map(outcome).collect())
-    })?;
-    let located = |(name, outcome): (&String, f64)| match outcome {
-        AS_LISTED => Ok(root.join(as_listed(name))),
-        ELSEWHERE => file(name),
-        _ => good(name),
-    };
-    Ok(names.iter().zip(outcomes).map(located).collect())
 }
 
 fn look_at_whole_feature(path: &Path) -> Result<()> {
