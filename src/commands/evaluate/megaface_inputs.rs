@@ -70,14 +70,13 @@ impl Items {
                 let images = paths.into_iter().map(Encoded::File).collect();
                 FeatureSource::images(embedder, EncodedImages { images, size, fit })
             }
-            (Items::Files(..), None, None) => unreachable!("checked in open"),
+            (Items::Files(..), None, None) => unreachable!("check_options wants one"),
         }
     }
 }
 
 impl Inputs {
-    /// All ranks call this, and share the looking. Errors: those of the lists and files; options that would do nothing; more
-    /// bad images than may be.
+    /// All ranks call this, and share the looking. Errors: those of the lists and files; more bad images than may be.
     pub fn open(arguments: &MegafaceArguments, comm: &Comm, threads: usize) -> Result<Inputs> {
         let list = arguments.out.as_deref().unwrap_or(Path::new("")).join("skipped.csv");
         let opened = comm.agree(listed(arguments))?;
@@ -141,18 +140,50 @@ enum Listed {
     Items(Items),
 }
 
-/// The probes and their labels, the distractors and their sets.
+/// Whether a side is a file of features, not a directory.
+fn is_file(side: &Path) -> bool {
+    let ending = side.extension();
+    ending.is_some_and(|ending| ["h5", "hdf5", "npy", "npz", "mat"].iter().any(|known| ending == *known))
+}
+
+/// Error: an option that does nothing beside the others, or that is missing.
+pub fn check_options(arguments: &MegafaceArguments) -> Result<()> {
+    let (probes, distractors) = (is_file(&arguments.facescrub), is_file(&arguments.megaface));
+    for (side, is_file, list) in [
+        ("facescrub", probes, arguments.facescrub_list.is_some()),
+        ("megaface", distractors, !arguments.megaface_list.is_empty()),
+    ] {
+        if is_file == list {
+            let why = format!("--{side}: a directory with --{side}-list, or a file (.h5, .npy, .npz) without");
+            return Err(Error::config(why));
+        }
+    }
+    let embedding = arguments.model.is_some() || arguments.features.is_some();
+    if !(probes && distractors) {
+        let why = "directories need --model FILE to embed their images, or --features ALGO";
+        return if embedding { Ok(()) } else { Err(Error::config(why)) };
+    }
+    let useless = [
+        ("--model", arguments.model.is_some()),
+        ("--features", arguments.features.is_some()),
+        ("--max-skipped", arguments.max_skipped.is_some()),
+    ];
+    match useless.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::config(format!(
+            "{option}: there is nothing for it to do where --facescrub and --megaface are files of features"
+        ))),
+    }
+}
+
+/// The probes and their labels, the distractors and their sets; of options that fit together (`check_options`).
 fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Vec<Set>)> {
-    let file = |path: &Path| {
-        path.extension().is_some_and(|ending| ["h5", "hdf5", "npy", "npz", "mat"].iter().any(|known| ending == *known))
-    };
-    let files = (file(&arguments.facescrub), file(&arguments.megaface));
-    let (probes, ids): (Listed, Vec<String>) = match (&arguments.facescrub_list, files.0) {
-        (Some(list), false) => {
+    let (probes, ids): (Listed, Vec<String>) = match &arguments.facescrub_list {
+        Some(list) => {
             let list = ProbeList::read(list)?;
             (Listed::Names(list.paths), list.ids)
         }
-        (None, true) => {
+        None => {
             let items = opened(&arguments.facescrub)?;
             let labels = match &items {
                 Items::Plain(features) => features.labels()?,
@@ -161,39 +192,21 @@ fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Ve
             };
             (Listed::Items(items), labels.iter().map(u32::to_string).collect())
         }
-        _ => {
-            let why = "--facescrub: a directory with --facescrub-list, or a file (.h5, .npy, .npz) without";
-            return Err(Error::config(why));
-        }
     };
-    let (distractors, sets) = match (&arguments.megaface_list[..], files.1) {
-        ([], true) => {
+    let (distractors, sets) = match &arguments.megaface_list[..] {
+        [] => {
             let items = opened(&arguments.megaface)?;
             let sets = prefixes(items.count(), 1);
             (Listed::Items(items), sets)
         }
-        ([list], false) => {
+        [list] => {
             let number = list_name(list).map_or(1, |(_, number)| number);
             let paths = DistractorList::read(list)?.paths;
             let sets = prefixes(paths.len(), number);
             (Listed::Names(paths), sets)
         }
-        ([_, ..], false) => several_lists(&arguments.megaface_list)?,
-        _ => {
-            let why = "--megaface: a directory with --megaface-list, or a file (.h5, .npy, .npz) without";
-            return Err(Error::config(why));
-        }
+        lists => several_lists(lists)?,
     };
-    match (files, &arguments.model, &arguments.features, arguments.max_skipped) {
-        ((true, true), Some(_), ..) => return Err(nothing_to_do("--model")),
-        ((true, true), _, Some(_), _) => return Err(nothing_to_do("--features")),
-        ((true, true), _, _, Some(_)) => return Err(nothing_to_do("--max-skipped")),
-        ((true, true), ..) => {}
-        (_, None, None, _) => {
-            return Err(Error::config("directories need --model FILE to embed their images, or --features ALGO"));
-        }
-        _ => {}
-    }
     let mut numbers = HashMap::new();
     let mut label = |id| {
         let next = numbers.len() as i64;
@@ -201,12 +214,6 @@ fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Ve
     };
     let labels = ids.into_iter().map(&mut label).collect();
     Ok((probes, labels, distractors, sets))
-}
-
-fn nothing_to_do(option: &str) -> Error {
-    Error::config(format!(
-        "{option}: there is nothing for it to do where --facescrub and --megaface are files of features"
-    ))
 }
 
 /// Our embeddings, or another program's features.
@@ -258,4 +265,73 @@ fn look_at_whole_feature(path: &Path) -> Result<()> {
 fn look_at_whole_image(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
     crate::data::decode::any(&bytes).map(|_| ()).map_err(|why| Error::file(path, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::EvaluateCommand;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(subcommand)]
+        command: EvaluateCommand,
+    }
+
+    /// `None`: the parser refuses them.
+    fn outcome(options: &[&str]) -> Option<Result<()>> {
+        let words = [&["amlfs", "megaface"], options].concat();
+        match Program::try_parse_from(words).ok()?.command {
+            EvaluateCommand::Megaface(arguments) => Some(check_options(&arguments)),
+            _ => unreachable!("megaface was typed"),
+        }
+    }
+
+    #[test]
+    fn options_beside_directories_and_files_of_features_are_all_of_use_or_named() {
+        const OTHERS: [&str; 3] = ["--model=m", "--features=a", "--max-skipped=0.1"];
+        let sides: Vec<[&str; 4]> = ["--facescrub=d", "--facescrub=p.npz"]
+            .iter()
+            .flat_map(|probes| ["", "--facescrub-list=l"].map(|list| (probes, list)))
+            .flat_map(|probes| ["--megaface=d", "--megaface=d.h5"].map(|distractors| (probes, distractors)))
+            .flat_map(|(probes, distractors)| {
+                ["", "--megaface-list=l"].map(|list| [*probes.0, probes.1, distractors, list])
+            })
+            .collect();
+        let mut tried = 0;
+        for side in &sides {
+            for chosen in 0..1 << OTHERS.len() {
+                let others: Vec<&str> = (0..3).filter(|bit| chosen >> bit & 1 == 1).map(|bit| OTHERS[bit]).collect();
+                let options: Vec<&str> =
+                    side.iter().chain(&others).copied().filter(|option| !option.is_empty()).collect();
+                let Some(outcome) = outcome(&options) else {
+                    assert!(others.contains(&OTHERS[0]) && others.contains(&OTHERS[1]), "{options:?}");
+                    continue;
+                };
+                tried += 1;
+                let is_file = |side: &str| side.contains('.');
+                let wrong_list = |side: &str, list: &str| is_file(side) != list.is_empty();
+                let named: &[&str] = match (is_file(side[0]), is_file(side[2])) {
+                    _ if wrong_list(side[0], side[1]) => &["--facescrub:", "--facescrub-list"],
+                    _ if wrong_list(side[2], side[3]) => &["--megaface:", "--megaface-list"],
+                    (true, true) if !others.is_empty() => {
+                        &[others[0].split('=').next().unwrap(), "nothing for it to do"]
+                    }
+                    (true, true) => &[],
+                    _ if others.iter().all(|other| *other == OTHERS[2]) => &["--model FILE", "--features ALGO"],
+                    _ => &[],
+                };
+                let error = outcome.err().map(|error| {
+                    assert_eq!(error.exit_code(), 78);
+                    error.to_string()
+                });
+                assert_eq!(error.is_none(), named.is_empty(), "{options:?}: {error:?}");
+                let error = error.unwrap_or_default();
+                assert!(named.iter().all(|named| error.contains(named)), "{options:?}: {error}");
+            }
+        }
+        assert_eq!(tried, 16 * 6);
+    }
 }

@@ -240,7 +240,11 @@ mod tests {
         assert_eq!(file.column("large", 2).unwrap(), [-1, 1 << 62]);
         let mut error = |name: &str| file.integers(name).unwrap_err().to_string();
         assert!(error("too_large").ends_with("array too_large: the number 9223372036854775808 is larger than i64's"));
-        assert!(error("text").contains("array text: numbers of type '<U4'; wanted is whole numbers"), "{}", error("text"));
+        assert!(
+            error("text").contains("array text: numbers of type '<U4'; wanted is whole numbers"),
+            "{}",
+            error("text")
+        );
         assert!(error("f4").contains("array f4: numbers of type '<f4'; wanted is whole numbers"));
         assert!(file.floats("complex").unwrap_err().to_string().ends_with("of type '<c8'; wanted is f2, f4 or f8"));
         assert!(file.floats("i4").is_err());
