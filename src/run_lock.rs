@@ -1,5 +1,5 @@
-//! One owner per run directory: a file that says who it is and that beats as long as it lives. Works on file systems that
-//! nodes share (NFS, Lustre): it needs exclusive creation and renaming, no lock of the kernel's.
+//! One owner per run directory, and per file that takes long to make: a file that says who it is and that beats as long as it
+//! lives. Works on file systems that nodes share (NFS, Lustre): it needs exclusive creation and renaming, no lock of the kernel's.
 //!
 //! Another process that finds the file looks whether its owner lives: on the same machine by its process number, else by
 //! waiting for a beat. An owner that is gone is replaced. One that was replaced while it could not beat sees it at its next
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::error::{Error, Result};
 
 pub const NAME: &str = ".owner";
@@ -42,8 +43,10 @@ struct Owner {
     job: Option<String>,
 }
 
-/// Held as long as this process owns a directory.
+/// Held as long as this process owns a directory or makes a file.
 pub struct RunLock {
+    /// What is owned.
+    path: PathBuf,
     file: PathBuf,
     owner: Owner,
     lost: Arc<AtomicBool>,
@@ -55,17 +58,21 @@ impl RunLock {
     /// Takes `directory`, waiting up to half a minute for an owner of another machine to show that it lives. Errors: it
     /// does (names it); the file can't be written.
     pub fn take(directory: &Path) -> Result<RunLock> {
-        RunLock::take_with(directory, Owner::this(), PATIENCE)
+        RunLock::take_with(directory, directory.join(NAME), Owner::this(), PATIENCE)
     }
 
-    fn take_with(directory: &Path, owner: Owner, patience: Duration) -> Result<RunLock> {
-        let file = directory.join(NAME);
+    /// Takes `out`, a file or a directory that is to be made, by `<out>.owner`. Waits and fails as `take` does.
+    pub fn take_output(out: &Path) -> Result<RunLock> {
+        RunLock::take_with(out, atomic_file::with_suffix(out, NAME), Owner::this(), PATIENCE)
+    }
+
+    fn take_with(path: &Path, file: PathBuf, owner: Owner, patience: Duration) -> Result<RunLock> {
         let failed = |why| Error::file(&file, format!("can't be written: {why}"));
         loop {
             match OpenOptions::new().write(true).create_new(true).open(&file) {
                 Ok(handle) => {
                     fill(&handle, &owner).map_err(failed)?;
-                    return Ok(RunLock::beat(file, owner, handle));
+                    return Ok(RunLock::beat(path, file, owner, handle));
                 }
                 Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
                 Err(why) => return Err(failed(why)),
@@ -74,13 +81,12 @@ impl RunLock {
             let theirs = Owner::of(&text);
             if lives(theirs.as_ref(), &owner, &file, &text, patience)? {
                 let theirs = theirs.map_or("another process".to_owned(), |theirs| theirs.to_string());
-                return Err(Error::failed(format!(
-                    "{}: {theirs} works in this directory; wait until it ends, or name another --out",
-                    directory.display()
-                )));
+                let works = if path.is_dir() { "works in this directory" } else { "makes this" };
+                let advice = "wait until it ends, or name another --out";
+                return Err(Error::failed(format!("{}: {theirs} {works}; {advice}", path.display())));
             }
             // of several that see this, the last one to rename has it; the others find that out
-            let own = file.with_extension(format!("{}-{}", owner.process, owner.asked));
+            let own = atomic_file::with_suffix(&file, &format!(".{}-{}", owner.process, owner.asked));
             let handle = File::create(&own).map_err(failed)?;
             fill(&handle, &owner).map_err(failed)?;
             if read(&file)?.is_some_and(|now| now != text) {
@@ -91,13 +97,13 @@ impl RunLock {
             std::thread::sleep(SETTLE);
             if owner_of(&file)?.as_ref() == Some(&owner) {
                 let gone = theirs.map_or("its last owner".to_owned(), |theirs| format!("its last owner, {theirs},"));
-                log::info!("{}: {gone} is gone", directory.display());
-                return Ok(RunLock::beat(file, owner, handle));
+                log::info!("{}: {gone} is gone", path.display());
+                return Ok(RunLock::beat(path, file, owner, handle));
             }
         }
     }
 
-    fn beat(file: PathBuf, owner: Owner, handle: File) -> RunLock {
+    fn beat(owned: &Path, file: PathBuf, owner: Owner, handle: File) -> RunLock {
         let (end, ended) = channel();
         let lost = Arc::new(AtomicBool::new(false));
         let (path, mine, lost_here) = (file.clone(), owner.clone(), lost.clone());
@@ -113,16 +119,16 @@ impl RunLock {
                 }
             }
         });
-        RunLock { file, owner, lost, end: Some(end), beating: Some(beating) }
+        RunLock { path: owned.to_owned(), file, owner, lost, end: Some(end), beating: Some(beating) }
     }
 
-    /// Asked before anything is written. Error: another process has taken the directory over.
+    /// Asked before anything is written. Error: another process has taken over.
     pub fn check(&self) -> Result<()> {
         if !self.lost.load(Ordering::SeqCst) {
             return Ok(());
         }
         let new = owner_of(&self.file).ok().flatten().map_or("another process".to_owned(), |owner| owner.to_string());
-        Err(Error::failed(format!("{}: {new} has taken the directory over", self.file.display())))
+        Err(Error::failed(format!("{}: {new} has taken it over", self.path.display())))
     }
 }
 
@@ -241,7 +247,7 @@ mod tests {
     }
 
     fn taken(directory: &Path, owner: Owner) -> Result<RunLock> {
-        RunLock::take_with(directory, owner, Duration::from_millis(300))
+        RunLock::take_with(directory, directory.join(NAME), owner, Duration::from_millis(300))
     }
 
     #[test]
@@ -251,6 +257,21 @@ mod tests {
         let error = RunLock::take(directory.path()).err().unwrap().to_string();
         assert!(error.contains(&format!("process {} on ", std::process::id())), "{error}");
         first.check().unwrap();
+        drop(first);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_making_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("faces.h5");
+        let first = RunLock::take_output(&out).unwrap();
+        assert!(directory.path().join("faces.h5.owner").exists());
+        let error = RunLock::take_output(&out).err().unwrap().to_string();
+        let process = std::process::id();
+        assert!(error.starts_with(&format!("{}: process {process} on ", out.display())), "{error}");
+        assert!(error.ends_with(" makes this; wait until it ends, or name another --out"), "{error}");
+        drop(RunLock::take_output(&directory.path().join("others.h5")).unwrap());
         drop(first);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
@@ -307,6 +328,6 @@ mod tests {
         left(directory.path(), &elsewhere(3));
         std::thread::sleep(BEAT + Duration::from_secs(1));
         let error = lock.check().unwrap_err().to_string();
-        assert!(error.ends_with("process 3 on n2 (job 41) has taken the directory over"), "{error}");
+        assert!(error.ends_with("process 3 on n2 (job 41) has taken it over"), "{error}");
     }
 }

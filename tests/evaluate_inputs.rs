@@ -134,7 +134,7 @@ fn missing_and_broken_images_are_all_listed_before_anything_is_measured() {
     assert_code(&stopped, 1);
     let said = text(&stopped);
     for what in [
-        "3 of 72 listed images are missing or broken, more than the 0 allowed:",
+        "3 of 72 images are missing or broken, more than the 0 allowed:",
         "P2/P2_11.png: ",
         "0/7.jpg: ",
         "1/8.jpg: ",
@@ -156,7 +156,7 @@ fn missing_and_broken_images_are_all_listed_before_anything_is_measured() {
     let stopped = devkit.measure(1, &["--out", &out, "--max-skipped=0.05"]);
     assert_code(&stopped, 1);
     assert!(
-        text(&stopped).contains("5 of 72 listed images are broken, more than the 3 allowed (--max-skipped): "),
+        text(&stopped).contains("5 of 72 images are missing or broken, more than the 3 allowed (--max-skipped): "),
         "{}",
         text(&stopped)
     );

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use amlfs::data::Embeddings;
-use support::{SMALL, amlfs, assert_code, assert_error, for_training, path, text};
+use support::{SMALL, amlfs, assert_code, assert_error, damaged_png, for_training, path, text, two_at_once};
 
 /// A small network for glyphs, trained for an epoch: its final.h5.
 fn trained(directory: &Path) -> String {
@@ -56,7 +56,7 @@ fn a_classification_networks_embeddings_of_nested_directories_are_exported_in_th
         assert!(dot(&rows[i], &rows[4 + i]) < 0.9999, "different images");
     }
     let refused = export(&model, &images, &path(here, "x.h5"), &["--data", &images]);
-    assert_error(&refused, 78, "--data: only a network for CIFAR-10 needs its run's data");
+    assert_error(&refused, 78, "--data: only a network for CIFAR-10 or CIFAR-100 needs its run's data; leave it out");
 }
 
 #[test]
@@ -65,6 +65,7 @@ fn what_an_export_leaves_out_is_counted_listed_and_an_error_if_it_is_too_much() 
     let (here, model) = (directory.path(), trained(directory.path()));
     let (images, out) = (tree(here), path(here, "e.npy"));
     let below = |name: &str| Path::new(&images).join(name);
+    let whole = std::fs::read(below("0000002/000.jpg")).unwrap();
     std::fs::write(below("0000002/000.jpg"), "half an im").unwrap();
     std::fs::write(below("0000002/9.gif"), "GIF89a").unwrap();
     std::fs::write(below("0000002/9.jpg.json"), "{}").unwrap();
@@ -72,7 +73,7 @@ fn what_an_export_leaves_out_is_counted_listed_and_an_error_if_it_is_too_much() 
     assert!(Command::new("mkfifo").arg(below("0000002/pipe.jpg")).status().unwrap().success());
 
     let output = export(&model, &images, &out, &[]);
-    assert_error(&output, 1, "images: 4 of 19 images can't be decoded, more than the 1 % allowed:");
+    assert_error(&output, 1, "4 of 19 images are missing or broken, more than the 0 allowed:");
     for what in [
         "0000002/9.gif: neither JPEG nor PNG nor PNM",
         "0000002/pipe.jpg: neither a file nor a directory",
@@ -89,19 +90,55 @@ fn what_an_export_leaves_out_is_counted_listed_and_an_error_if_it_is_too_much() 
 
     let output = export(&model, &images, &out, &["--max-skipped=0.25"]);
     assert_code(&output, 0);
-    let said = "skipped: 5 files, 4 of them images that can't be decoded; listed in ";
+    let said = "skipped: 5 files, 4 of them images that can't be used; listed in ";
     assert!(text(&output).contains(said), "{}", text(&output));
     let names = std::fs::read_to_string(format!("{out}.names.txt")).unwrap();
     assert_eq!(names.lines().count(), 15);
     assert!(!names.contains("0000002/000.jpg"));
+
+    // what only decoding tells
+    std::fs::write(below("0000002/000.jpg"), damaged_png(&whole)).unwrap();
+    let (out, straight) = (path(here, "later.h5"), path(here, "straight.h5"));
+    assert_error(&export(&model, &images, &out, &["--max-skipped=0.2"]), 1, "4 of 19 images are missing or broken");
+    assert!(!Path::new(&out).exists());
+    assert_code(&export(&model, &images, &out, &["--max-skipped=0.25"]), 0);
+    let listed = std::fs::read_to_string(format!("{out}.skipped.csv")).unwrap();
+    assert!(listed.contains("0000002/000.jpg,"), "{listed}");
+    std::fs::remove_file(below("0000002/000.jpg")).unwrap();
+    assert_code(&export(&model, &images, &straight, &["--max-skipped=0.25"]), 0);
+    let (found, expected) = (rows(&out), rows(&straight));
+    assert_eq!((found.1, &found.2), (expected.1, &expected.2));
+    for (found, expected) in found.0.iter().flatten().zip(expected.0.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-5);
+    }
+    let whole_tree = tempfile::tempdir().unwrap();
+    let images = tree(whole_tree.path());
+    assert_code(&export(&model, &images, &path(here, "all.h5"), &[]), 0);
+    assert!(!Path::new(&path(here, "all.h5.skipped.csv")).exists());
 
     let bad = below("0000002");
     for image in 0..4 {
         std::fs::write(bad.join(format!("00{image}.jpg")), "").unwrap();
     }
     let output = export(&model, bad.to_str().unwrap(), &path(here, "none.h5"), &["--max-skipped=1"]);
-    assert_error(&output, 1, "7 of 7 images can't be decoded");
+    assert_error(&output, 1, "none of the 7 images is there and whole:");
     assert_code(&export(&model, &images, &path(here, "x.h5"), &["--max-skipped=nan"]), 2);
+}
+
+#[test]
+fn of_two_exports_to_one_file_the_second_is_told_whose_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    let (images, out) = (tree(here), path(here, "e.h5"));
+    (100..1100)
+        .try_for_each(|i| std::fs::hard_link(format!("{images}/0000001/000.jpg"), format!("{images}/0000001/{i}.jpg")))
+        .unwrap();
+    let command = ["export", "embeddings", "--device=cpu", "--threads=1", "--model", &model, &images, "--out", &out];
+    let [first, second] = two_at_once(&command, &out);
+    assert_code(&first, 0);
+    assert_error(&second, 1, " makes this; wait until it ends, or name another --out");
+    assert_eq!(rows(&out).2.len(), 1016);
+    assert!(!Path::new(&format!("{out}.owner")).exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use support::{amlfs, assert_code, assert_error, path, text};
+use support::{amlfs, assert_code, assert_error, path, started, text, two_at_once, until, wait};
 
 fn tree(here: &Path, name: &str, more: &[&str]) -> String {
     let tree = path(here, name);
@@ -58,11 +58,84 @@ fn what_was_begun_from_one_tree_never_goes_on_with_another_and_what_is_repaired_
     fs::copy(here.join("b/0000002/002.jpg"), here.join("a/0000002/002.jpg")).unwrap();
     assert_says(&amlfs(&["prepare", "faces", &first, "--out", &out]), "12 images of 4 identities");
     assert_code(&amlfs(&["prepare", "faces", &first, "--out", &straight]), 0);
-    let packed = [&out, &straight].map(|file| amlfs::data::Packed::open(Path::new(file)).unwrap());
-    for index in 0..12 {
-        assert_eq!(packed[0].name(index).unwrap(), packed[1].name(index).unwrap());
+    assert_same_images(&out, &straight);
+}
+
+/// So many images of each identity that packing them takes a while.
+fn multiplied(tree: &str, images: usize) {
+    for identity in 0..4 {
+        let image = |number: usize| format!("{tree}/{identity:07}/{number:03}.jpg");
+        (100..100 + images).for_each(|number| fs::hard_link(image(0), image(number)).unwrap());
+    }
+}
+
+fn assert_same_images(one: &str, other: &str) {
+    let packed = [one, other].map(|file| amlfs::data::Packed::open(Path::new(file)).unwrap());
+    assert_eq!(packed[0].names().unwrap(), packed[1].names().unwrap());
+    for index in 0..packed[0].names().unwrap().len() {
         assert_eq!(packed[0].stored(index).unwrap(), packed[1].stored(index).unwrap());
     }
+}
+
+#[test]
+fn of_two_that_make_one_file_at_a_time_the_second_is_told_whose_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let faces = tree(here, "faces", &["--images=3"]);
+    multiplied(&faces, 1500);
+    let people = tree(here, "people", &["--images=200", "--layout=market"]);
+    let (packed, straight) = (path(here, "faces.h5"), path(here, "straight.h5"));
+    let (reid, glyphs) = (path(here, "people.h5"), path(here, "glyphs"));
+    for (arguments, out) in [
+        (&["prepare", "faces", &faces, "--out", &packed, "--threads=1"][..], &packed),
+        (&["prepare", "reid", &people, "--out", &reid, "--threads=1"], &reid),
+        (&["prepare", "glyphs", &glyphs, "--identities=1000", "--images=1"], &glyphs),
+    ] {
+        let [first, second] = two_at_once(arguments, out);
+        assert_code(&first, 0);
+        assert_error(&second, 1, &format!("{out}: process "));
+        assert!(text(&second).contains(" makes this; wait until it ends, or name another --out"), "{}", text(&second));
+        assert!(!Path::new(&format!("{out}.owner")).exists());
+    }
+    assert_says(&amlfs(&["prepare", "faces", &faces, "--out", &straight]), "6012 images of 4 identities");
+    assert_same_images(&packed, &straight);
+    assert_eq!(fs::read_dir(glyphs).unwrap().count(), 1000);
+    let left: Vec<_> = fs::read_dir(here).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 6, "{left:?}");
+}
+
+#[test]
+fn what_a_killed_process_was_making_is_taken_over_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let faces = tree(here, "faces", &["--images=3"]);
+    multiplied(&faces, 1500);
+    let (out, straight) = (path(here, "faces.h5"), path(here, "straight.h5"));
+    let command = ["prepare", "faces", &faces, "--out", &out, "--threads=1"];
+    let mut first = started(&command);
+    let begun = || fs::metadata(format!("{out}.bytes.part")).is_ok_and(|part| part.len() > 0);
+    until("something is packed", begun);
+    first.kill().unwrap();
+    let killed = first.id();
+    wait(first);
+    let output = amlfs(&command);
+    assert_says(&output, "6012 images of 4 identities");
+    assert!(text(&output).contains(&format!("faces.h5: its last owner, process {killed} on ")), "{}", text(&output));
+    assert!(text(&output).contains("of 6012 images are done already"), "{}", text(&output));
+    assert_code(&amlfs(&["prepare", "faces", &faces, "--out", &straight]), 0);
+    assert_same_images(&out, &straight);
+
+    // half a generated tree is none
+    let glyphs = path(here, "glyphs");
+    let command = ["prepare", "glyphs", &glyphs, "--identities=1000", "--images=1"];
+    let mut first = started(&command);
+    until("something is drawn", || Path::new(&format!("{glyphs}.part/0000000")).exists());
+    first.kill().unwrap();
+    wait(first);
+    assert!(!Path::new(&glyphs).exists());
+    assert_code(&amlfs(&command), 0);
+    assert_eq!(fs::read_dir(&glyphs).unwrap().count(), 1000);
+    assert!(!Path::new(&format!("{glyphs}.part")).exists());
 }
 
 #[test]

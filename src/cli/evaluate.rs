@@ -38,7 +38,7 @@ pub struct EvaluateTestArguments {
 pub enum EvaluateCommand {
     /// MegaFace: rank-1 among up to a million distractors; with mpirun, the distractors are split over the ranks
     Megaface(MegafaceArguments),
-    /// LFW and other sets of pairs: 10-fold verification
+    /// LFW and other sets of pairs: 10-fold verification; with mpirun, the images are split over the ranks
     Lfw(LfwArguments),
     /// Person re-ID: CMC, mAP, mINP, re-ranking, from a checkpoint or from features; with mpirun, the queries are split
     /// over the ranks
@@ -54,8 +54,8 @@ pub struct MachineArguments {
     /// GPUs of each rank, 1 or 2, or copies of the network on the CPU; default: as in the run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub devices_per_rank: Option<u8>,
-    /// CPU threads that compute, and as many that read images; default: as in the run, or for megaface and reid this
-    /// rank's share of the machine's cores
+    /// CPU threads that compute, and as many that read images; default: as in the run, or for megaface, lfw and reid
+    /// this rank's share of the machine's cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
@@ -172,6 +172,10 @@ pub struct LfwArguments {
     /// Which images to compare: LFW's pairs.txt, or a list of paths with 1 and 0 (docs/megaface.md)
     #[arg(long = "pairs", id = "pairs_file", value_name = "FILE", requires = "images", conflicts_with = "bin")]
     pub pairs: Option<PathBuf>,
+    /// Share of the images that may be missing or broken, 0 to 1: they are left out, with their pairs, and listed in
+    /// skipped.csv here
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
+    pub max_skipped: f64,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -290,7 +294,7 @@ mod tests {
         let options: [Typed; 3] = [("--bin=b", &[]), ("--images=d", &["--pairs=p"]), ("--pairs=p", &["--images=d"])];
         check(
             "lfw",
-            &["--model=m", "--json", "--threads=1", "--device=cpu", "--devices-per-rank=1"],
+            &["--model=m", "--json", "--threads=1", "--device=cpu", "--devices-per-rank=1", "--max-skipped=0.1"],
             &options,
             &[("--bin", "--images"), ("--bin", "--pairs")],
         );

@@ -287,11 +287,11 @@ pub struct ExportEmbeddingsArguments {
     /// File to write: .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Share of the images that may be undecodable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
-    /// are more, nothing is embedded
+    /// Share of the images that may be missing or broken, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, nothing is written
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub max_skipped: f64,
-    /// For a network for CIFAR-10, whose colours are normalised by its training images: where they lie now; default:
+    /// For a network for CIFAR-10 or CIFAR-100, whose colours are normalised by its training images: where they lie now; default:
     /// where they were during the run
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,

@@ -1,22 +1,26 @@
 //! Hands models and embeddings to other programs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use npyz::WriterBuilder;
 use safetensors::tensor::{Dtype, TensorView};
+use tch::Tensor;
 
 use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
+use crate::comm::Comm;
+use crate::commands::skipped::Skipped;
 use crate::config::Source;
-use crate::data::skipped::{NAMED, write_skipped};
-use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree, Images};
-use crate::embedding::{Embedder, StoredRun};
+use crate::data::skipped::write_skipped;
+use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree};
+use crate::embedding::{Embedder, FeatureSource, StoredRun};
 use crate::error::{Error, Result};
+use crate::run_lock::RunLock;
 use crate::task;
 use crate::terminal;
 
@@ -35,6 +39,7 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
     if !matches!(format, Some("h5" | "npy")) {
         return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
     }
+    let lock = RunLock::take_output(&arguments.out)?;
     atomic_file::refuse_existing(&arguments.out)?;
     let tree = ImageTree::list(&arguments.images)?;
     let run = StoredRun::open(&arguments.model, |config| {
@@ -42,73 +47,89 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
         arguments.machine.adjust(&mut config.run);
     })?;
     if arguments.data.is_some() && !matches!(run.config.data.source, Source::Cifar { .. }) {
-        return Err(Error::config("--data: only a network for CIFAR-10 needs its run's data; leave it out"));
+        return Err(Error::config(
+            "--data: only a network for CIFAR-10 or CIFAR-100 needs its run's data; leave it out",
+        ));
     }
     let normalisation = task::normalisation(&run.config)?;
-    let tree = checked(tree, arguments, run.config.run.loader_threads)?;
+    let (mut tree, mut skipped) = looked_at(tree, arguments, run.config.run.loader_threads)?;
     let mut embedder = Embedder::new(run, normalisation)?;
-    let (names, (labels, identities)) = (tree.names(), tree.identities());
+    let names = tree.names();
     if let Some(name) = names.iter().find(|name| format == Some("npy") && name.contains(['\n', '\r'])) {
         let why =
             format!("the image {name:?} has a line break in its name, which FILE.names.txt can't hold; write .h5");
         return Err(Error::file(&arguments.out, why));
     }
+    let (size, fit) = (embedder.size, embedder.fit);
     let images = tree.paths().into_iter().map(Encoded::File).collect();
-    let images: Arc<dyn Images> = Arc::new(EncodedImages { images, size: embedder.size, fit: embedder.fit });
+    let mut source = FeatureSource::images(&mut embedder, EncodedImages { images, size, fit });
 
     let bar = terminal::bar(names.len() as u64, 0);
     bar.set_message("images");
     let mut blocks = (0..names.len()).step_by(IMAGES_AT_ONCE).map(|start| {
         let range = start..(start + IMAGES_AT_ONCE).min(names.len());
         bar.inc(range.len() as u64);
-        embedder.embed(&images, range)
+        let rows = source.read(range.clone())?;
+        skipped.stop_early(source.broken())?;
+        Ok(without(rows, range, source.broken()))
     });
-    let source = arguments.images.display().to_string();
-    if format == Some("h5") {
-        let mut writer = EmbeddingsWriter::new(&arguments.out)?;
-        blocks.try_for_each(|rows| writer.push(&rows?))?;
-        writer.finish(&labels, &names, &identities, &source)?;
-    } else {
-        let rows = blocks.collect::<Result<Vec<_>>>()?;
-        write_npy(&arguments.out, &tch::Tensor::cat(&rows, 0), &names)?;
+    let mut writer = if format == Some("h5") { Some(EmbeddingsWriter::new(&arguments.out)?) } else { None };
+    let mut kept = Vec::new();
+    blocks.try_for_each(|rows| match &mut writer {
+        Some(writer) => writer.push(&rows?),
+        None => rows.map(|rows| kept.push(rows)),
+    })?;
+    let broken = skipped.add(&Comm::single(), &names, &mut source)?;
+    tree.leave_out(|number| broken.binary_search(&number).is_ok());
+    let (names, (labels, identities)) = (tree.names(), tree.identities());
+    lock.check()?;
+    match writer {
+        Some(writer) => writer.finish(&labels, &names, &identities, &arguments.images.display().to_string())?,
+        None => write_npy(&arguments.out, &Tensor::cat(&kept, 0), &names)?,
     }
     bar.finish_and_clear();
     terminal::line(&format!("{}: {} images of {} identities", arguments.out.display(), names.len(), identities.len()));
-    print_left_out(&tree, &arguments.out);
+    let (bad, all) = (skipped.count(), skipped.count() + tree.others().len());
+    if all > 0 {
+        let list = skipped.list().display();
+        terminal::line(&format!("skipped: {all} files, {bad} of them images that can't be used; listed in {list}"));
+    }
     Ok(())
 }
 
-/// The images that can be decoded; what is left out is listed beside --out. Error: more can't be than --max-skipped says.
-fn checked(mut tree: ImageTree, arguments: &ExportEmbeddingsArguments, threads: usize) -> Result<ImageTree> {
+/// The images that seem to be whole; what is left out is listed beside --out. Error: more than --max-skipped says.
+fn looked_at(
+    mut tree: ImageTree,
+    arguments: &ExportEmbeddingsArguments,
+    threads: usize,
+) -> Result<(ImageTree, Skipped)> {
+    let list = atomic_file::with_suffix(&arguments.out, ".skipped.csv");
+    // an earlier call's
+    write_skipped(&list, &[])?;
     let bar = terminal::bar(tree.count() as u64, 0);
     bar.set_message("images looked at");
-    tree.check(threads, &|| bar.inc(1));
+    let bad = tree.look(threads, &|| bar.inc(1));
     bar.finish_and_clear();
-    let list = atomic_file::with_suffix(&arguments.out, ".skipped.csv");
-    write_skipped(&list, &tree.left_out())?;
-    let (bad, all) = (tree.undecodable(), tree.count() + tree.undecodable().len());
-    if tree.count() > 0 && bad.len() as f64 <= arguments.max_skipped * all as f64 {
-        return Ok(tree);
-    }
-    let named: String = bad.iter().take(NAMED).map(|(name, why)| format!("\n  {name}: {why}")).collect();
-    let (images, allowed, list) = (arguments.images.display(), 100.0 * arguments.max_skipped, list.display());
-    let advice = if tree.count() > 0 { "repair them, or allow more (--max-skipped)" } else { "none is left" };
-    let bad = bad.len();
-    let why = format!("{images}: {bad} of {all} images can't be decoded, more than the {allowed} % allowed:{named}");
-    Err(Error::failed(format!("{why}\nAll are listed in {list}; {advice}")))
+    let mut skipped = Skipped::new(list, tree.count(), arguments.max_skipped).listing(tree.others().to_vec());
+    let names = tree.names();
+    bad.iter().for_each(|(&number, why)| skipped.push(&names[number], why));
+    skipped.check(&Comm::single())?;
+    tree.leave_out(|number| bad.contains_key(&number));
+    Ok((tree, skipped))
 }
 
-fn print_left_out(tree: &ImageTree, out: &Path) {
-    let (bad, all) = (tree.undecodable().len(), tree.left_out().len());
-    if all > 0 {
-        let list = atomic_file::with_suffix(out, ".skipped.csv");
-        let list = list.display();
-        terminal::line(&format!("skipped: {all} files, {bad} of them images that can't be decoded; listed in {list}"));
+/// The rows of a range of images without those of the broken ones.
+fn without(rows: Tensor, range: Range<usize>, broken: &BTreeMap<usize, String>) -> Tensor {
+    if broken.range(range.clone()).next().is_none() {
+        return rows;
     }
+    let good = range.clone().filter(|number| !broken.contains_key(number));
+    let good: Vec<i64> = good.map(|number| (number - range.start) as i64).collect();
+    rows.index_select(0, &Tensor::from_slice(&good).to_device(rows.device()))
 }
 
 /// Names to `path`.names.txt, then rows [N, D] f32 to `path`: where that is, so are its names.
-fn write_npy(path: &Path, rows: &tch::Tensor, names: &[String]) -> Result<()> {
+fn write_npy(path: &Path, rows: &Tensor, names: &[String]) -> Result<()> {
     let list: String = names.iter().flat_map(|name| [name, "\n"]).collect();
     atomic_file::write_bytes(&atomic_file::with_suffix(path, ".names.txt"), list.as_bytes())?;
     let shape: Vec<u64> = rows.size().iter().map(|&side| side as u64).collect();

@@ -6,6 +6,7 @@ mod inspect;
 mod learned;
 mod prepare;
 mod search;
+mod skipped;
 
 use std::time::Duration;
 

@@ -76,6 +76,11 @@ pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
         decoder.decode_into(&mut pixels).map_err(|why| format!("{why:?}"))?;
         return RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "too large".into());
     }
+    Ok(DynamicImage::from_decoder(other_decoder(bytes)?).map_err(|why| why.to_string())?.into_rgb8())
+}
+
+/// A decoder of PNG or PNM that has read the header.
+fn other_decoder(bytes: &[u8]) -> Result<impl ImageDecoder + '_, String> {
     let format = image::guess_format(bytes).ok();
     let Some(format @ (ImageFormat::Png | ImageFormat::Pnm)) = format else {
         return Err("neither JPEG nor PNG nor PNM".into());
@@ -89,11 +94,11 @@ pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
     let decoder = reader.into_decoder().map_err(|why| why.to_string())?;
     let (width, height) = decoder.dimensions();
     check_pixels(height as usize, width as usize)?;
-    Ok(DynamicImage::from_decoder(decoder).map_err(|why| why.to_string())?.into_rgb8())
+    Ok(decoder)
 }
 
-/// Looks whether the bytes can be a whole image, without decoding it: that they begin and end as one. Errors: those of `any`
-/// that this tells.
+/// Looks whether the bytes can be a whole image, without decoding it: format, size, and that they end as such an image does.
+/// Errors: those of `any` that this tells.
 pub fn looks_whole(bytes: &[u8]) -> Result<(), String> {
     if bytes.is_empty() {
         return Err("empty".into());
@@ -102,10 +107,15 @@ pub fn looks_whole(bytes: &[u8]) -> Result<(), String> {
         let (_, (height, width)) = jpeg_decoder(bytes)?;
         return check_pixels(height, width);
     }
-    match image::guess_format(bytes).ok() {
-        Some(ImageFormat::Png) if !bytes.ends_with(b"IEND\xaeB`\x82") => Err("truncated: a PNG without its end".into()),
-        Some(ImageFormat::Png | ImageFormat::Pnm) => Ok(()),
-        _ => Err("neither JPEG nor PNG nor PNM".into()),
+    let decoder = other_decoder(bytes)?;
+    let pixels = decoder.total_bytes();
+    match bytes {
+        [0x89, ..] if !bytes.ends_with(b"IEND\xaeB`\x82") => Err("truncated: a PNG without its end".into()),
+        // binary ones; the others' pixels take other numbers of bytes
+        [b'P', b'5'..=b'7', ..] if (bytes.len() as u64) < pixels => {
+            Err(format!("truncated: {} bytes for {pixels} of pixels", bytes.len()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -188,11 +198,15 @@ mod tests {
     #[test]
     fn what_looks_whole_is_whole_but_for_its_middle() {
         let image = DynamicImage::ImageRgb8(gradient(20, 30));
-        for format in [ImageFormat::Jpeg, ImageFormat::Png] {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Pnm] {
             let bytes = encoded(&image, format);
             assert_eq!(looks_whole(&bytes), Ok(()));
-            assert!(looks_whole(&bytes[..bytes.len() - 3]).unwrap_err().starts_with("truncated"));
+            let cut = if format == ImageFormat::Pnm { 100 } else { 3 };
+            assert!(looks_whole(&bytes[..bytes.len() - cut]).unwrap_err().starts_with("truncated"), "{format:?}");
+            assert!(looks_whole(&bytes[..10]).is_err());
         }
+        assert!(looks_whole(b"P5 16384 16384 255\n0").unwrap_err().contains("too many"));
+        assert_eq!(looks_whole(b"P1 2 2 1 0 0 1"), Ok(()));
         assert_eq!(looks_whole(b""), Err("empty".into()));
         assert_eq!(looks_whole(b"text"), Err("neither JPEG nor PNG nor PNM".into()));
     }

@@ -16,8 +16,6 @@ pub struct ImageTree {
     root: PathBuf,
     /// Below the root.
     images: Vec<PathBuf>,
-    /// Found by `check`.
-    undecodable: Vec<(String, String)>,
     /// What is no image by its extension.
     others: Vec<(String, String)>,
 }
@@ -42,34 +40,34 @@ impl ImageTree {
         if images.is_empty() {
             return Err(Error::file(root, format!("no images; wanted are files *.{}", EXTENSIONS.join(", *."))));
         }
-        Ok(ImageTree { root: root.to_owned(), images, undecodable: Vec::new(), others })
+        Ok(ImageTree { root: root.to_owned(), images, others })
     }
 
-    /// Decodes every image with so many threads, and leaves out those that can't be. `done` hears of each.
-    pub fn check(&mut self, threads: usize, done: &(dyn Fn() + Sync)) {
+    /// Looks at every image with so many threads, without decoding it: the numbers of those that can't be used, and why.
+    /// `done` hears of each.
+    pub fn look(&self, threads: usize, done: &(dyn Fn() + Sync)) -> BTreeMap<usize, String> {
         let (next, paths) = (AtomicUsize::new(0), self.paths());
         let work = || {
             let mut bad = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(path) = paths.get(index) else { return bad };
-                if let Err(why) = listing::read(path).and_then(|bytes| decode::any(&bytes)) {
+                if let Err(why) = listing::read(path).and_then(|bytes| decode::looks_whole(&bytes)) {
                     bad.push((index, why));
                 }
                 done();
             }
         };
-        let bad: BTreeMap<usize, String> = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
             workers.into_iter().flat_map(|worker| worker.join().expect("no panic in a reader")).collect()
-        });
-        for (index, path) in std::mem::take(&mut self.images).into_iter().enumerate() {
-            match bad.get(&index) {
-                Some(why) => self.undecodable.push((path.to_string_lossy().into_owned(), why.clone())),
-                None => self.images.push(path),
-            }
-        }
-        self.undecodable.sort();
+        })
+    }
+
+    /// Without the images of these numbers.
+    pub fn leave_out(&mut self, bad: impl Fn(usize) -> bool) {
+        let mut numbers = 0..;
+        self.images.retain(|_| !numbers.next().is_some_and(&bad));
     }
 
     pub fn count(&self) -> usize {
@@ -101,14 +99,9 @@ impl ImageTree {
         (labels, names)
     }
 
-    /// (name, why) of the images that `check` could not read.
-    pub fn undecodable(&self) -> &[(String, String)] {
-        &self.undecodable
-    }
-
-    /// (name, why) of everything that is left out, the images first.
-    pub fn left_out(&self) -> Vec<(String, String)> {
-        [&self.undecodable[..], &self.others].concat()
+    /// (name, why) of what is no image.
+    pub fn others(&self) -> &[(String, String)] {
+        &self.others
     }
 }
 
@@ -131,10 +124,6 @@ mod tests {
         root
     }
 
-    fn texts(entries: &[(String, String)]) -> Vec<(&str, &str)> {
-        entries.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect()
-    }
-
     #[test]
     fn images_at_any_depth_are_found_and_their_directory_is_their_identity() {
         let root =
@@ -146,14 +135,14 @@ mod tests {
             (labels, identities),
             (vec![0, 0, 1, 2, 2, 3], ["a/deep", "a", "b", "."].map(String::from).to_vec())
         );
-        assert!(tree.left_out().is_empty());
+        assert!(tree.others().is_empty());
     }
 
     #[test]
     fn what_cannot_be_read_is_listed_and_images_among_it_are_counted() {
         let root = tree_of(&["a/1.pgm", "a/2.gif", "a/notes.txt", "a/Thumbs.db", "a/3.pgm", "a/4.pgm"]);
         let below = |name: &str| root.path().join(name);
-        fs::write(below("a/3.pgm"), "P5 1 1 255\n").unwrap();
+        fs::write(below("a/3.pgm"), "P5 9 9 255\n").unwrap();
         fs::write(below("a/2.gif"), "GIF89a").unwrap();
         symlink("nowhere", below("a/dead.jpg")).unwrap();
         symlink("nowhere", below("a/dead")).unwrap();
@@ -161,16 +150,18 @@ mod tests {
         symlink("..", below("a/loop")).unwrap();
         make_pipe(&below("a/pipe.jpg"));
         let mut tree = ImageTree::list(root.path()).unwrap();
-        tree.check(3, &|| ());
+        let (names, bad) = (tree.names(), tree.look(3, &|| ()));
+        tree.leave_out(|number| bad.contains_key(&number));
         assert_eq!(tree.names(), ["a/1.pgm", "a/4.pgm", "a/link.pgm"]);
-        let undecodable = texts(tree.undecodable());
-        let names: Vec<_> = undecodable.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["a/2.gif", "a/3.pgm", "a/dead.jpg", "a/pipe.jpg"]);
-        assert_eq!(undecodable[0].1, "neither JPEG nor PNG nor PNM");
-        assert_eq!(undecodable[2].1, "can't be read: No such file or directory (os error 2)");
-        assert_eq!(undecodable[3].1, "neither a file nor a directory");
-        let left_out = tree.left_out();
-        let others: Vec<_> = texts(&left_out[4..]).iter().map(|(name, _)| *name).collect();
+        let bad: Vec<(&str, &str)> = bad.iter().map(|(&number, why)| (&names[number][..], &why[..])).collect();
+        let expected = [
+            ("a/2.gif", "neither JPEG nor PNG nor PNM"),
+            ("a/3.pgm", "truncated: 11 bytes for 81 of pixels"),
+            ("a/dead.jpg", "can't be read: No such file or directory (os error 2)"),
+            ("a/pipe.jpg", "neither a file nor a directory"),
+        ];
+        assert_eq!(bad, expected);
+        let others: Vec<_> = tree.others().iter().map(|(name, _)| name).collect();
         assert_eq!(others, ["a/dead", "a/loop", "a/notes.txt"]);
     }
 

@@ -7,7 +7,7 @@ use crate::atomic_file;
 use crate::error::{Error, Result};
 
 /// Bad images that an error message names.
-pub const NAMED: usize = 10;
+const NAMED: usize = 10;
 
 /// The first of them with why, a line each, and how many more there are; `list` is a file with all.
 pub fn named(skipped: &[(String, String)], list: Option<&Path>) -> String {

@@ -4,16 +4,18 @@ use tch::{Kind, Tensor};
 
 /// features [N, D] f32, labels [N] i64 on the same device. The sum over the anchors of
 /// max(0, margin + distance of the farthest example with the anchor's label - distance of the nearest with another),
-/// Euclidean distances, divided by `examples`: N, or the size of the whole batch that the N are a part of. A scalar that
+/// Euclidean distances in f64, divided by `examples`: N, or the size of the whole batch that the N are a part of. A scalar that
 /// autograd can go back from. An anchor without a negative adds nothing.
 pub fn batch_hard_triplet(features: &Tensor, labels: &Tensor, margin: f64, examples: f64) -> Tensor {
-    let square = (features * features).sum_dim_intlist(1, true, Kind::Float);
-    let square = &square + square.tr() - features.mm(&features.tr()) * 2.0;
+    // with a common offset |x|^2 + |y|^2 - 2 xy has more digits than f32 can hold
+    let wide = features.to_kind(Kind::Double);
+    let square = (&wide * &wide).sum_dim_intlist(1, true, Kind::Double);
+    let square = &square + square.tr() - wide.mm(&wide.tr()) * 2.0;
     let distance = square.clamp_min(1e-12).sqrt();
     let same = labels.unsqueeze(1).eq_tensor(&labels.unsqueeze(0));
     let farthest = distance.masked_fill(&same.logical_not(), f64::NEG_INFINITY).amax([1i64].as_slice(), false);
     let nearest = distance.masked_fill(&same, f64::INFINITY).amin([1i64].as_slice(), false);
-    (farthest - nearest + margin).relu().sum(Kind::Float) / examples
+    (farthest - nearest + margin).relu().sum(Kind::Double).to_kind(Kind::Float) / examples
 }
 
 #[cfg(test)]
@@ -44,6 +46,37 @@ mod tests {
     fn a_batch_of_one_identity_costs_nothing() {
         let (value, gradient) = loss(&[0.0, 1.0], &[4, 4], 1.2);
         assert_eq!((value, gradient), (0.0, vec![0.0, 0.0]));
+    }
+
+    /// The loss and its gradient by the definition: differences in f64.
+    fn by_differences(features: &Tensor, labels: &Tensor, margin: f64) -> (f64, Tensor) {
+        let x = features.detach().to_kind(Kind::Double).set_requires_grad(true);
+        let difference = x.unsqueeze(1) - x.unsqueeze(0);
+        let distance = (&difference * &difference).sum_dim_intlist(2, false, Kind::Double).clamp_min(1e-30).sqrt();
+        let same = labels.unsqueeze(1).eq_tensor(&labels.unsqueeze(0));
+        let farthest = distance.masked_fill(&same.logical_not(), f64::NEG_INFINITY).amax([1i64].as_slice(), false);
+        let nearest = distance.masked_fill(&same, f64::INFINITY).amin([1i64].as_slice(), false);
+        let loss = (farthest - nearest + margin).relu().sum(Kind::Double) / labels.size()[0] as f64;
+        loss.backward();
+        (f64::try_from(&loss).unwrap(), x.grad())
+    }
+
+    #[test]
+    fn features_with_a_large_common_offset_have_the_loss_and_the_gradient_of_f64() {
+        let labels = Tensor::from_slice(&(0..32).map(|i| i / 4).collect::<Vec<i64>>());
+        for (offset, spread) in [(0.0, 1.0), (10.0, 1.0), (1000.0, 0.1), (4096.0, 0.1)] {
+            let wave = |i: i32| ((12.9898 * i as f64 + 78.233).sin() * 43758.5453).rem_euclid(1.0) - 0.5;
+            let numbers: Vec<f32> = (0..32 * 256).map(|i| (offset + spread * wave(i)) as f32).collect();
+            let x = Tensor::from_slice(&numbers).view([32, 256]).set_requires_grad(true);
+            let loss = batch_hard_triplet(&x, &labels, spread, 32.0);
+            loss.backward();
+            let (value, gradient) = by_differences(&x, &labels, spread);
+            let found = f64::try_from(&loss).unwrap();
+            let largest = f64::try_from(gradient.abs().max()).unwrap();
+            let wrong = f64::try_from((x.grad().to_kind(Kind::Double) - gradient).abs().max()).unwrap() / largest;
+            assert!((found - value).abs() < 1e-5 * value, "offset {offset}: {found} for {value}");
+            assert!(wrong < 1e-5, "offset {offset}: the gradient is off by {wrong} of its largest item");
+        }
     }
 
     #[test]

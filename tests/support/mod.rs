@@ -1,6 +1,7 @@
 //! Runs the program as a user does, and compares what it leaves behind.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod faces;
 pub mod kill;
 
 use std::path::Path;
@@ -79,6 +80,23 @@ pub fn finish(command: &mut Command) -> Output {
     wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts"))
 }
 
+/// Starts the same command twice, the second time while the first, which makes `out`, stands still: what became of both.
+pub fn two_at_once(arguments: &[&str], out: &str) -> [Output; 2] {
+    let (first, owner) = (started(arguments), format!("{out}.owner"));
+    until("the first has taken it", || Path::new(&owner).exists());
+    let signal = |signal| assert_eq!(unsafe { libc::kill(first.id() as i32, signal) }, 0, "it has not ended");
+    signal(libc::SIGSTOP);
+    let second = amlfs(arguments);
+    signal(libc::SIGCONT);
+    [wait(first), second]
+}
+
+/// A process of the program.
+pub fn started(arguments: &[&str]) -> Child {
+    let mut command = Command::new(AMLFS);
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
 /// Waits for the end of a process, which prints less than a pipe holds; panics, and kills it, if it hangs.
 pub fn wait(mut child: Child) -> Output {
     let start = Instant::now();
@@ -104,6 +122,18 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
 /// A path as an argument.
 pub fn path(directory: &Path, name: &str) -> String {
     directory.join(name).to_str().unwrap().to_owned()
+}
+
+/// An image as a PNG that begins and ends well, and can't be decoded.
+pub fn damaged_png(image: &[u8]) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let image = amlfs::data::decode::any(image).expect("a whole image");
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("it can be encoded");
+    let mut bytes = bytes.into_inner();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    assert!(amlfs::data::decode::looks_whole(&bytes).is_ok() && amlfs::data::decode::any(&bytes).is_err());
+    bytes
 }
 
 /// What a command that succeeded printed.

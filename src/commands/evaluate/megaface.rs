@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tch::Tensor;
 
-use super::megaface_inputs::{Inputs, Items, Set};
-use super::on_all_ranks;
+use super::megaface_inputs::{Inputs, Items, Set, check_options};
+use super::{on_all_ranks, told_once};
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
 use crate::data::NameList;
@@ -21,6 +21,7 @@ use crate::terminal;
 const ALGORITHM: &str = "amlfs";
 
 pub fn run(arguments: &MegafaceArguments) -> Result<()> {
+    check_options(arguments).map_err(told_once)?;
     let model = arguments.model.as_deref();
     on_all_ranks(model, &arguments.machine, |comm, threads, run| measure(arguments, comm, threads, run))
 }
@@ -96,7 +97,7 @@ fn measure(arguments: &MegafaceArguments, comm: &Comm, threads: usize, run: Opti
         Ok(Block { features: rows.to_device(probe_features.device()), broken })
     })?;
     bar.finish_and_clear();
-    skipped.add(comm, &distractor_names, source.broken())?;
+    skipped.add(comm, &distractor_names, &mut source)?;
     if comm.is_root() {
         let twins = rates[0].iter().map(|rates| rates.twins).max().unwrap_or(0);
         if twins > 0 {

@@ -1,15 +1,15 @@
 //! Where MegaFace's probes and distractors lie: lists and files, all looked at before anything is computed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
-use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures, name_list, skipped};
+use crate::commands::skipped::{Skipped, located};
+use crate::data::{Embeddings, Encoded, EncodedImages, PlainFeatures};
 use crate::embedding::{Embedder, FeatureSource, look_at_feature, look_at_image};
 use crate::error::{Error, Result};
 use crate::eval::megaface::devkit::{self, DistractorList, ProbeList};
-use crate::eval::records_of_all;
 
 /// The images of one side of the protocol.
 pub enum Items {
@@ -34,16 +34,6 @@ pub struct Inputs {
     pub distractors: Items,
     pub sets: Vec<Set>,
     pub skipped: Skipped,
-}
-
-/// What was left out so far.
-pub struct Skipped {
-    /// (name, why)
-    found: Vec<(String, String)>,
-    /// How many may be.
-    allowed: f64,
-    all: usize,
-    list: PathBuf,
 }
 
 impl Items {
@@ -80,23 +70,25 @@ impl Items {
                 let images = paths.into_iter().map(Encoded::File).collect();
                 FeatureSource::images(embedder, EncodedImages { images, size, fit })
             }
-            (Items::Files(..), None, None) => unreachable!("checked in open"),
+            (Items::Files(..), None, None) => unreachable!("check_options wants one"),
         }
     }
 }
 
 impl Inputs {
-    /// All ranks call this, and share the looking. Errors: those of the lists and files; options that would do nothing; more
-    /// bad images than may be.
+    /// All ranks call this, and share the looking. Errors: those of the lists and files; more bad images than may be.
     pub fn open(arguments: &MegafaceArguments, comm: &Comm, threads: usize) -> Result<Inputs> {
         let list = arguments.out.as_deref().unwrap_or(Path::new("")).join("skipped.csv");
         let opened = comm.agree(listed(arguments))?;
         let (probes, labels, distractors, sets) = opened;
-        let mut skipped = Skipped { found: Vec::new(), allowed: 0.0, all: 0, list };
         let count = |listed: &Listed| if let Listed::Names(names) = listed { names.len() } else { 0 };
-        skipped.all = count(&probes) + count(&distractors);
-        skipped.allowed = arguments.max_skipped.unwrap_or(0.0) * skipped.all as f64;
+        let all = count(&probes) + count(&distractors);
+        let mut skipped = Skipped::new(list, all, arguments.max_skipped.unwrap_or(0.0));
 
+        let as_listed = |name: &str| match &arguments.features {
+            Some(algorithm) => devkit::feature_file_name(name, algorithm),
+            None => name.to_owned(),
+        };
         let mut look = |listed: Listed, root: &Path, whole: bool| -> Result<(Items, Vec<bool>)> {
             let names = match listed {
                 Listed::Items(items) => {
@@ -105,7 +97,13 @@ impl Inputs {
                 }
                 Listed::Names(names) => names,
             };
-            let found = comm.agree(located(arguments, root, &names, whole, comm, threads))?;
+            let look_at = |path: &Path| match (&arguments.features, whole) {
+                (Some(_), false) => look_at_feature(path),
+                (Some(_), true) => look_at_whole_feature(path),
+                (None, false) => look_at_image(path),
+                (None, true) => look_at_whole_image(path),
+            };
+            let found = comm.agree(located(comm, threads, root, &names, as_listed, look_at))?;
             let good: Vec<bool> = found.iter().map(Result::is_ok).collect();
             let (mut kept, mut paths) = (Vec::new(), Vec::new());
             for (name, found) in names.into_iter().zip(found) {
@@ -114,15 +112,12 @@ impl Inputs {
                         kept.push(name);
                         paths.push(path);
                     }
-                    Err(why) => skipped.found.push((name, why.to_string())),
+                    Err(why) => skipped.push(&name, &why.to_string()),
                 }
-            }
-            if comm.is_root() {
-                log::info!("{}: {} of {} names matched", root.display(), kept.len(), good.len());
             }
             if kept.is_empty() {
                 skipped.check(comm)?;
-                return Err(Error::file(root, "none of the listed images is there and whole"));
+                return comm.agree(Err(Error::file(root, "none of the listed images is there and whole")));
             }
             Ok((Items::Files(kept, paths), good))
         };
@@ -139,95 +134,56 @@ impl Inputs {
     }
 }
 
-impl Skipped {
-    /// Writes the list; more than may be are an error. All ranks call this.
-    fn check(&self, comm: &Comm) -> Result<()> {
-        let written = if comm.is_root() { self.write() } else { Ok(()) };
-        comm.agree(written)?;
-        let (count, all, list) = (self.found.len(), self.all, self.list.display());
-        if count == 0 {
-            return Ok(());
-        }
-        if count as f64 <= self.allowed {
-            if comm.is_root() {
-                log::warn!("{count} of {all} images are missing or broken and left out, see {list}");
-            }
-            return Ok(());
-        }
-        let named = skipped::named(&self.found, Some(&self.list));
-        Err(Error::failed(format!(
-            "{count} of {all} listed images are missing or broken, more than the {} allowed:{named}\nRepair them, or leave \
-             them out with --max-skipped {:.4}; the list is {list}",
-            self.allowed.floor(),
-            (count as f64 / all as f64 * 1e4).ceil() / 1e4
-        )))
-    }
-
-    fn write(&self) -> Result<()> {
-        let path = &self.list;
-        if self.found.is_empty() {
-            return Ok(());
-        }
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(|why| Error::file(directory, why))?;
-        }
-        skipped::write_skipped(path, &self.found)
-    }
-
-    /// On a rank that reads: more broken than may be are an error at once, not after hours.
-    pub fn stop_early(&self, broken: &BTreeMap<usize, String>) -> Result<()> {
-        match broken.values().next() {
-            Some(first) if (self.found.len() + broken.len()) as f64 > self.allowed => Err(Error::failed(format!(
-                "{} of {} listed images are broken, more than the {} allowed (--max-skipped): {first}",
-                self.found.len() + broken.len(),
-                self.all,
-                self.allowed.floor()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Adds what all ranks found broken while they read: numbers among `names`. All ranks call this.
-    pub fn add(&mut self, comm: &Comm, names: &[String], broken: &BTreeMap<usize, String>) -> Result<()> {
-        let most = comm.all_max(broken.len() as u64) as usize;
-        if most == 0 {
-            return Ok(());
-        }
-        let mut numbers: Vec<f64> = broken.keys().map(|&number| number as f64).collect();
-        numbers.resize(most, -1.0);
-        let mut numbers: Vec<usize> = comm
-            .all_gather(&numbers)
-            .into_iter()
-            .filter(|&number| number >= 0.0)
-            .map(|number| number as usize)
-            .collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            let why = broken.get(&number).map_or("broken, as another rank found", |why| why);
-            self.found.push((names[number].clone(), why.to_owned()));
-        }
-        self.check(comm)
-    }
-}
-
 /// One side before its files were looked at.
 enum Listed {
     Names(Vec<String>),
     Items(Items),
 }
 
-/// The probes and their labels, the distractors and their sets.
+/// Whether a side is a file of features, not a directory.
+fn is_file(side: &Path) -> bool {
+    let ending = side.extension();
+    ending.is_some_and(|ending| ["h5", "hdf5", "npy", "npz", "mat"].iter().any(|known| ending == *known))
+}
+
+/// Error: an option that does nothing beside the others, or that is missing.
+pub fn check_options(arguments: &MegafaceArguments) -> Result<()> {
+    let (probes, distractors) = (is_file(&arguments.facescrub), is_file(&arguments.megaface));
+    for (side, is_file, list) in [
+        ("facescrub", probes, arguments.facescrub_list.is_some()),
+        ("megaface", distractors, !arguments.megaface_list.is_empty()),
+    ] {
+        if is_file == list {
+            let why = format!("--{side}: a directory with --{side}-list, or a file (.h5, .npy, .npz) without");
+            return Err(Error::config(why));
+        }
+    }
+    let embedding = arguments.model.is_some() || arguments.features.is_some();
+    if !(probes && distractors) {
+        let why = "directories need --model FILE to embed their images, or --features ALGO";
+        return if embedding { Ok(()) } else { Err(Error::config(why)) };
+    }
+    let useless = [
+        ("--model", arguments.model.is_some()),
+        ("--features", arguments.features.is_some()),
+        ("--max-skipped", arguments.max_skipped.is_some()),
+    ];
+    match useless.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::config(format!(
+            "{option}: there is nothing for it to do where --facescrub and --megaface are files of features"
+        ))),
+    }
+}
+
+/// The probes and their labels, the distractors and their sets; of options that fit together (`check_options`).
 fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Vec<Set>)> {
-    let file = |path: &Path| {
-        path.extension().is_some_and(|ending| ["h5", "hdf5", "npy", "npz", "mat"].iter().any(|known| ending == *known))
-    };
-    let files = (file(&arguments.facescrub), file(&arguments.megaface));
-    let (probes, ids): (Listed, Vec<String>) = match (&arguments.facescrub_list, files.0) {
-        (Some(list), false) => {
+    let (probes, ids): (Listed, Vec<String>) = match &arguments.facescrub_list {
+        Some(list) => {
             let list = ProbeList::read(list)?;
             (Listed::Names(list.paths), list.ids)
         }
-        (None, true) => {
+        None => {
             let items = opened(&arguments.facescrub)?;
             let labels = match &items {
                 Items::Plain(features) => features.labels()?,
@@ -236,39 +192,21 @@ fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Ve
             };
             (Listed::Items(items), labels.iter().map(u32::to_string).collect())
         }
-        _ => {
-            let why = "--facescrub: a directory with --facescrub-list, or a file (.h5, .npy, .npz) without";
-            return Err(Error::config(why));
-        }
     };
-    let (distractors, sets) = match (&arguments.megaface_list[..], files.1) {
-        ([], true) => {
+    let (distractors, sets) = match &arguments.megaface_list[..] {
+        [] => {
             let items = opened(&arguments.megaface)?;
             let sets = prefixes(items.count(), 1);
             (Listed::Items(items), sets)
         }
-        ([list], false) => {
+        [list] => {
             let number = list_name(list).map_or(1, |(_, number)| number);
             let paths = DistractorList::read(list)?.paths;
             let sets = prefixes(paths.len(), number);
             (Listed::Names(paths), sets)
         }
-        ([_, ..], false) => several_lists(&arguments.megaface_list)?,
-        _ => {
-            let why = "--megaface: a directory with --megaface-list, or a file (.h5, .npy, .npz) without";
-            return Err(Error::config(why));
-        }
+        lists => several_lists(lists)?,
     };
-    match (files, &arguments.model, &arguments.features, arguments.max_skipped) {
-        ((true, true), Some(_), ..) => return Err(nothing_to_do("--model")),
-        ((true, true), _, Some(_), _) => return Err(nothing_to_do("--features")),
-        ((true, true), _, _, Some(_)) => return Err(nothing_to_do("--max-skipped")),
-        ((true, true), ..) => {}
-        (_, None, None, _) => {
-            return Err(Error::config("directories need --model FILE to embed their images, or --features ALGO"));
-        }
-        _ => {}
-    }
     let mut numbers = HashMap::new();
     let mut label = |id| {
         let next = numbers.len() as i64;
@@ -276,12 +214,6 @@ fn listed(arguments: &MegafaceArguments) -> Result<(Listed, Vec<i64>, Listed, Ve
     };
     let labels = ids.into_iter().map(&mut label).collect();
     Ok((probes, labels, distractors, sets))
-}
-
-fn nothing_to_do(option: &str) -> Error {
-    Error::config(format!(
-        "{option}: there is nothing for it to do where --facescrub and --megaface are files of features"
-    ))
 }
 
 /// Our embeddings, or another program's features.
@@ -325,55 +257,6 @@ fn several_lists(lists: &[PathBuf]) -> Result<(Listed, Vec<Set>)> {
     Ok((Listed::Names(all), sets))
 }
 
-/// How a file was found.
-const AS_LISTED: f64 = 0.0;
-const ELSEWHERE: f64 = 1.0;
-const BAD: f64 = 2.0;
-
-/// The file of each name below `root`, or why there is none that can be used; `whole`: they are read to their end. The ranks
-/// share the work.
-fn located(
-    arguments: &MegafaceArguments,
-    root: &Path,
-    names: &[String],
-    whole: bool,
-    comm: &Comm,
-    threads: usize,
-) -> Result<Vec<Result<PathBuf>>> {
-    let as_listed = |name: &str| match &arguments.features {
-        Some(algorithm) => devkit::feature_file_name(name, algorithm),
-        None => name.to_owned(),
-    };
-    let file = |name: &str| -> Result<PathBuf> {
-        let path = root.join(as_listed(name));
-        name_list::find(root, name, as_listed).ok_or_else(|| match path.exists() {
-            true => Error::file(&path, "no regular file"),
-            false => Error::file(&path, "not there, nor with another extension"),
-        })
-    };
-    let look = |path: &Path| match (&arguments.features, whole) {
-        (Some(_), false) => look_at_feature(path),
-        (Some(_), true) => look_at_whole_feature(path),
-        (None, false) => look_at_image(path),
-        (None, true) => look_at_whole_image(path),
-    };
-    let good = |name: &str| file(name).and_then(|path| look(&path).map(|()| path));
-    let outcomes = records_of_all(comm, threads, names.len(), 1, |range| {
-        let outcome = |name: &String| match good(name) {
-            Ok(path) if path == root.join(as_listed(name)) => AS_LISTED,
-            Ok(_) => ELSEWHERE,
-            Err(_) => BAD,
-        };
-        Ok(names[range].iter().map(outcome).collect())
-    })?;
-    let located = |(name, outcome): (&String, f64)| match outcome {
-        AS_LISTED => Ok(root.join(as_listed(name))),
-        ELSEWHERE => file(name),
-        _ => good(name),
-    };
-    Ok(names.iter().zip(outcomes).map(located).collect())
-}
-
 fn look_at_whole_feature(path: &Path) -> Result<()> {
     let feature = devkit::read_feature(path)?;
     if feature.iter().all(|&value| value == 0.0) { Err(Error::file(path, "all its numbers are 0")) } else { Ok(()) }
@@ -382,4 +265,73 @@ fn look_at_whole_feature(path: &Path) -> Result<()> {
 fn look_at_whole_image(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
     crate::data::decode::any(&bytes).map(|_| ()).map_err(|why| Error::file(path, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::EvaluateCommand;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(subcommand)]
+        command: EvaluateCommand,
+    }
+
+    /// `None`: the parser refuses them.
+    fn outcome(options: &[&str]) -> Option<Result<()>> {
+        let words = [&["amlfs", "megaface"], options].concat();
+        match Program::try_parse_from(words).ok()?.command {
+            EvaluateCommand::Megaface(arguments) => Some(check_options(&arguments)),
+            _ => unreachable!("megaface was typed"),
+        }
+    }
+
+    #[test]
+    fn options_beside_directories_and_files_of_features_are_all_of_use_or_named() {
+        const OTHERS: [&str; 3] = ["--model=m", "--features=a", "--max-skipped=0.1"];
+        let sides: Vec<[&str; 4]> = ["--facescrub=d", "--facescrub=p.npz"]
+            .iter()
+            .flat_map(|probes| ["", "--facescrub-list=l"].map(|list| (probes, list)))
+            .flat_map(|probes| ["--megaface=d", "--megaface=d.h5"].map(|distractors| (probes, distractors)))
+            .flat_map(|(probes, distractors)| {
+                ["", "--megaface-list=l"].map(|list| [*probes.0, probes.1, distractors, list])
+            })
+            .collect();
+        let mut tried = 0;
+        for side in &sides {
+            for chosen in 0..1 << OTHERS.len() {
+                let others: Vec<&str> = (0..3).filter(|bit| chosen >> bit & 1 == 1).map(|bit| OTHERS[bit]).collect();
+                let options: Vec<&str> =
+                    side.iter().chain(&others).copied().filter(|option| !option.is_empty()).collect();
+                let Some(outcome) = outcome(&options) else {
+                    assert!(others.contains(&OTHERS[0]) && others.contains(&OTHERS[1]), "{options:?}");
+                    continue;
+                };
+                tried += 1;
+                let is_file = |side: &str| side.contains('.');
+                let wrong_list = |side: &str, list: &str| is_file(side) != list.is_empty();
+                let named: &[&str] = match (is_file(side[0]), is_file(side[2])) {
+                    _ if wrong_list(side[0], side[1]) => &["--facescrub:", "--facescrub-list"],
+                    _ if wrong_list(side[2], side[3]) => &["--megaface:", "--megaface-list"],
+                    (true, true) if !others.is_empty() => {
+                        &[others[0].split('=').next().unwrap(), "nothing for it to do"]
+                    }
+                    (true, true) => &[],
+                    _ if others.iter().all(|other| *other == OTHERS[2]) => &["--model FILE", "--features ALGO"],
+                    _ => &[],
+                };
+                let error = outcome.err().map(|error| {
+                    assert_eq!(error.exit_code(), 78);
+                    error.to_string()
+                });
+                assert_eq!(error.is_none(), named.is_empty(), "{options:?}: {error:?}");
+                let error = error.unwrap_or_default();
+                assert!(named.iter().all(|named| error.contains(named)), "{options:?}: {error}");
+            }
+        }
+        assert_eq!(tried, 16 * 6);
+    }
 }

@@ -8,7 +8,7 @@ mod reid;
 use std::path::Path;
 
 use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
-use crate::comm::Comm;
+use crate::comm::{self, Comm};
 use crate::config::{DataKind, DeviceKind};
 use crate::device;
 use crate::embedding::StoredRun;
@@ -32,6 +32,11 @@ fn threads(machine: &MachineArguments, comm: &Comm) -> usize {
     threads
 }
 
+/// An error that every rank meets before MPI_Init is rank 0's to tell.
+fn told_once(error: Error) -> Error {
+    if comm::launcher_rank() > 0 { error.told_elsewhere() } else { error }
+}
+
 /// Runs `work` on every rank, with so many threads, and with the checkpoint that is the model's if there is one.
 fn on_all_ranks(
     model: Option<&Path>,
@@ -40,7 +45,7 @@ fn on_all_ranks(
 ) -> Result<()> {
     if model.is_none() && (machine.device == Some(DeviceKind::Cuda) || machine.devices_per_rank.is_some()) {
         let why = "only a checkpoint's network (--model) computes there; features from files are compared on the CPU";
-        return Err(Error::config(format!("--device cuda and --devices-per-rank: {why}")));
+        return Err(told_once(Error::config(format!("--device cuda and --devices-per-rank: {why}"))));
     }
     // before MPI_Init because of the devices; what is wrong with it the ranks tell each other after
     let run = model.map(|path| StoredRun::open(path, |config| machine.adjust(&mut config.run))).transpose();
@@ -56,6 +61,16 @@ fn on_all_ranks(
     })
 }
 
+/// The option of --test and --data that does nothing for a run on such data, and why.
+fn ignored(kind: DataKind, test: bool, data: bool) -> Option<(&'static str, &'static str)> {
+    match kind {
+        DataKind::Faces => None,
+        _ if test => Some(("--test", "has its own test set; only runs on faces take another file")),
+        DataKind::Glyphs if data => Some(("--data", "makes its data itself")),
+        _ => None,
+    }
+}
+
 fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
     let file = arguments.file.as_deref().expect("required by the parser");
     let run = StoredRun::open(file, |typed| {
@@ -63,16 +78,8 @@ fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
         typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test.take());
         arguments.machine.adjust(&mut typed.run);
     })?;
-    let ignored = match run.kind() {
-        DataKind::Faces => None,
-        kind if arguments.test.is_some() => {
-            Some(("--test", kind, "has its own test set; only runs on faces take another file"))
-        }
-        DataKind::Glyphs if arguments.data.is_some() => Some(("--data", DataKind::Glyphs, "makes its data itself")),
-        _ => None,
-    };
-    if let Some((option, kind, why)) = ignored {
-        return Err(Error::config(format!("{option}: {} is a run on {kind:?}, which {why}", file.display())));
+    if let Some((option, why)) = ignored(run.kind(), arguments.test.is_some(), arguments.data.is_some()) {
+        return Err(Error::config(format!("{option}: {} is a run on {:?}, which {why}", file.display(), run.kind())));
     }
     let mut task = task::open(&run.config, &run.devices)?;
     task.load(&run.state(task.specs())?);

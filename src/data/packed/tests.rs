@@ -51,7 +51,7 @@ fn part(dir: &TempDir, bytes: &[u8]) -> File {
 fn packed(dir: &TempDir, store: Store) -> PathBuf {
     let (content, bytes) = content(store);
     let path = dir.path().join("packed.h5");
-    write(&path, &content, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64))).unwrap();
+    write(&path, &content, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(())).unwrap();
     path
 }
 
@@ -225,7 +225,7 @@ fn contradictions_between_columns_are_refused() {
     assert!(open_unverified(&bad, &bytes).contains("its height is 0"));
     let dir = tempfile::tempdir().unwrap();
     let none = Content { lengths: vec![], crc32: vec![], labels: vec![], names: vec![], ..good };
-    assert!(write(&dir.path().join("packed.h5"), &none, &part(&dir, b""), &[]).is_err());
+    assert!(write(&dir.path().join("packed.h5"), &none, &part(&dir, b""), &[], &|| Ok(())).is_err());
 }
 
 #[test]
@@ -283,13 +283,14 @@ fn images_that_do_not_match_are_not_given_a_name() {
     let path = dir.path().join("packed.h5");
     let (content, mut bytes) = content(Store::Raw);
     bytes[100] ^= 1;
-    let error = write(&path, &content, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)))
+    let error = write(&path, &content, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(()))
         .unwrap_err()
         .to_string();
     assert!(error.contains("reading it back failed") && error.contains("image 1 (b/2.png): damaged"), "{error}");
-    let error = write(&path, &content, &part(&dir, &bytes[1..]), std::slice::from_ref(&(0..bytes.len() as u64)))
-        .unwrap_err()
-        .to_string();
+    let error =
+        write(&path, &content, &part(&dir, &bytes[1..]), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(()))
+            .unwrap_err()
+            .to_string();
     assert!(error.ends_with("the images have 215 bytes instead of 216"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -35,12 +35,23 @@ pub struct Content {
 }
 
 /// Writes a packed file with the images of `bytes`, which are its `pieces`, one after the other, so that `path` is at any time
-/// either what it was before or the whole new file, on disk. All of it is read back before it gets its name.
+/// either what it was before or the whole new file, on disk. All of it is read back before it gets its name; then `may_be_named`
+/// is asked.
 ///
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; images that do not match their
 /// lengths and checksums; content that `Packed::open` would refuse. The temporary file is then removed.
-pub fn write(path: &Path, content: &Content, bytes: &File, pieces: &[Range<u64>]) -> Result<()> {
-    atomic_file::write(path, |temporary| write_and_verify(temporary, content, bytes, pieces))
+pub fn write(
+    path: &Path,
+    content: &Content,
+    bytes: &File,
+    pieces: &[Range<u64>],
+    may_be_named: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let write = |temporary: &Path| {
+        write_and_verify(temporary, content, bytes, pieces)?;
+        may_be_named().map_err(|why| Cause(why.to_string()))
+    };
+    atomic_file::write(path, write)
         .map_err(|Cause(text)| Error::file(path, format!("can't write the packed data set: {text}")))
 }
 

@@ -24,6 +24,7 @@ use crate::data::packed::{self, Content, Packed, Store};
 use crate::data::skipped::{self, write_skipped};
 use crate::data::{Images, decode};
 use crate::error::{Error, Result};
+use crate::run_lock::RunLock;
 use journal::{Done, Entry, Journal};
 
 pub use face_tree::FaceTree;
@@ -66,6 +67,10 @@ impl Options {
             date: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         }
     }
+
+    fn excludes(&self, source: &dyn Source, identity: u32) -> bool {
+        !self.exclude.is_empty() && self.exclude.contains(&source.identity(identity))
+    }
 }
 
 /// What became of a source.
@@ -96,8 +101,11 @@ pub struct PackingReport {
 /// that could not be used. What was left out, and why, is listed in `<out>.skipped.csv`. `progress` gets the images done
 /// and all images. Needs room for the images twice on file systems that can't share blocks between files.
 ///
+/// Before the first image is decoded, `Source::look` is asked about all: too many unusable ones end it at once. Until the end,
+/// `<out>.owner` keeps other processes away.
+///
 /// Errors: `out` exists and was not made of this source with these options; parts of other options or of another source;
-/// the source can't be read; no space; no usable image; too many unusable ones. The parts are kept.
+/// the source can't be read; no space; no usable image; too many unusable ones; another process makes `out`. The parts are kept.
 pub fn prepare(
     source: &dyn Source,
     options: &Options,
@@ -108,12 +116,19 @@ pub fn prepare(
     if out.exists() {
         return finished_before(source, &header, out);
     }
+    let lock = RunLock::take_output(out)?;
+    // by an owner that has just ended
+    if out.exists() {
+        return finished_before(source, &header, out);
+    }
     let mut journal = Journal::open(out, &header, source)?;
     let resumed = journal.done.iter().flatten().count();
     if resumed > 0 {
         log::info!("{}: {resumed} of {} images are done already", out.display(), source.count());
     }
-    let processed = process(source, options, &mut journal, progress);
+    let (unusable, all) = look(source, options, &journal);
+    check_skipped(out, source, options, (&unusable, all), &journal)?;
+    let processed = process(source, options, &mut journal, &lock, progress);
     // also what was done before an error, which is the one to report
     let flushed = journal.flush();
     processed?;
@@ -121,13 +136,14 @@ pub fn prepare(
 
     let (report, mut content) = summarize(source, options, &journal.done, resumed);
     content.input = Input { header, images: digest(source, |index| stamp_done(&journal.done, index)) }.to_string();
+    let unusable = (&report.skipped[..report.unusable], report.images + report.unusable);
+    check_skipped(out, source, options, unusable, &journal)?;
     write_skipped(&with_suffix(out, ".skipped.csv"), &report.skipped)?;
-    check_skipped(out, options, &report, &journal)?;
     if content.labels.is_empty() {
         return Err(Error::failed(format!("{}: the source has no usable image", out.display())));
     }
     let (bytes, pieces) = journal.bytes()?;
-    packed::write(out, &content, &bytes, &pieces).map_err(|error| {
+    packed::write(out, &content, &bytes, &pieces, &|| lock.check()).map_err(|error| {
         let parts = journal.paths();
         Error::failed(format!("{error}; the images are kept in {parts} for another call; delete these to start anew"))
     })?;
@@ -206,6 +222,7 @@ fn process(
     source: &dyn Source,
     options: &Options,
     journal: &mut Journal,
+    lock: &RunLock,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<()> {
     let count = source.count();
@@ -234,6 +251,7 @@ fn process(
             // the scope repeats the worker's panic
             let Converted { entry, stamp, image } =
                 converted.map_err(|_| Error::failed("a worker thread panicked"))??;
+            lock.check()?;
             journal.append(index, &source.name(index), stamp, entry, &image)?;
             progress(before + turn + 1, count);
         }
@@ -254,9 +272,7 @@ fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Resul
     let ImageRead { identity, bytes } = source.read(index)?;
     let skipped = |reason: String| (Entry::Skipped { identity, reason }, Cow::default());
     let (entry, image) = match (identity, bytes) {
-        (Some(identity), _) if !options.exclude.is_empty() && options.exclude.contains(&source.identity(identity)) => {
-            (Entry::Excluded { identity }, Cow::default())
-        }
+        (Some(identity), _) if options.excludes(source, identity) => (Entry::Excluded { identity }, Cow::default()),
         (Some(identity), Ok(bytes)) => match encode(bytes, options) {
             Ok(image) => {
                 (Entry::Stored { identity, length: image.len() as u64, crc32: crc32fast::hash(&image) }, image)
@@ -346,17 +362,52 @@ fn summarize(
     (report, content)
 }
 
-fn check_skipped(out: &Path, options: &Options, report: &PackingReport, journal: &Journal) -> Result<()> {
-    let all = report.images + report.unusable;
-    if report.unusable as f64 <= options.max_skipped * all as f64 {
+/// Looks at what the journal lacks, as far as that goes without decoding it: (name, why) of what can't be used, and how many
+/// images there are without the excluded ones.
+fn look(source: &dyn Source, options: &Options, journal: &Journal) -> (Vec<(String, String)>, usize) {
+    let open: Vec<usize> = (0..source.count()).filter(|&index| journal.done[index].is_none()).collect();
+    let excluded_before =
+        journal.done.iter().flatten().filter(|done| matches!(done.entry, Entry::Excluded { .. })).count();
+    // a thread has a part of its own, so that files are read on
+    let share = open.len().div_ceil(options.threads.max(1)).max(1);
+    let look = |share: &[usize]| {
+        let (mut images, mut excluded) = (Vec::new(), 0);
+        for &index in share {
+            match source.look(index) {
+                (Some(identity), _) if options.excludes(source, identity) => excluded += 1,
+                (_, Some(why)) => images.push((source.name(index), why)),
+                (_, None) => {}
+            }
+        }
+        (images, excluded)
+    };
+    let (images, excluded): (Vec<_>, Vec<usize>) = thread::scope(|scope| {
+        let looking: Vec<_> = open.chunks(share).map(|share| scope.spawn(|| look(share))).collect();
+        looking.into_iter().map(|thread| thread.join().expect("no panic while looking")).unzip()
+    });
+    (images.concat(), source.count() - excluded_before - excluded.iter().sum::<usize>())
+}
+
+/// Error: of so many images more can't be used than may be; then all of these are listed.
+fn check_skipped(
+    out: &Path,
+    source: &dyn Source,
+    options: &Options,
+    (unusable, all): (&[(String, String)], usize),
+    journal: &Journal,
+) -> Result<()> {
+    if unusable.len() as f64 <= options.max_skipped * all as f64 {
         return Ok(());
     }
-    let named = skipped::named(&report.skipped[..report.unusable], Some(&with_suffix(out, ".skipped.csv")));
+    let list = with_suffix(out, ".skipped.csv");
+    write_skipped(&list, &[unusable, source.ignored()].concat())?;
     Err(Error::failed(format!(
-        "{}: {} of {all} images can't be used, more than the {} % allowed:{named}\nAllow more (--max-skipped), or repair them, and repeat the command: what is done is kept in {}",
+        "{}: {} of {all} images can't be used, more than the {} % allowed:{}\nAllow more (--max-skipped), or repair them, and \
+         repeat the command: what is done is kept in {}",
         out.display(),
-        report.unusable,
+        unusable.len(),
         options.max_skipped * 100.0,
+        skipped::named(unusable, Some(&list)),
         journal.paths(),
     )))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::recordio::RecordIo;
 use super::source::{ImageRead, Source, absolute, file_stamp};
+use crate::data::decode;
 use crate::error::Result;
 
 /// Images and labels of a `train.rec`, with the identities' names where `train.lst` tells them.
@@ -40,6 +41,13 @@ impl Source for Records {
             Ok((label, image)) => ImageRead { identity: Some(label), bytes: Ok(image) },
             Err(why) => ImageRead { identity: None, bytes: Err(why) },
         })
+    }
+
+    fn look(&self, index: usize) -> (Option<u32>, Option<String>) {
+        match self.records.image(index) {
+            Ok((label, image)) => (Some(label), decode::looks_whole(&image).err()),
+            Err(why) => (None, Some(why)),
+        }
     }
 
     fn origin(&self) -> String {

@@ -19,6 +19,12 @@ pub trait Source: Sync {
     /// Errors: end the whole work, to be continued; an image that is at fault itself is an [`ImageRead`] without bytes.
     fn read(&self, index: usize) -> Result<ImageRead<'_>>;
 
+    /// What can be said of image `index` before the long work, without decoding it: its identity number if that is known, and
+    /// why the image can't be used if it can't.
+    fn look(&self, _index: usize) -> (Option<u32>, Option<String>) {
+        (None, None)
+    }
+
     /// Where the images are, for the comparison with an earlier call: one line.
     fn origin(&self) -> String;
 

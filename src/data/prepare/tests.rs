@@ -396,13 +396,26 @@ fn bad_records_are_skipped_and_listed() {
         let options = Options { max_skipped, ..options(Store::Jpeg) };
         prepare(&Records::open(&folder).unwrap(), &options, &dir.path().join("out.h5"), &mut |_, _| {})
     };
+    let parts = ["out.h5.bytes.part", "out.h5.index.part"].map(|name| dir.path().join(name));
     let error = run(0.2).unwrap_err().to_string();
     assert!(error.contains("3 of 10 images can't be used, more than the 20 % allowed:\n  record 1: at offset "));
     assert!(error.contains("label 7 is none of the 3 classes that property states\n  record 3: neither"), "{error}");
+    let list = || fs::read_to_string(dir.path().join("out.h5.skipped.csv")).unwrap();
+    assert_eq!(list().lines().count(), 4, "{}", list());
+    assert_eq!(fs::metadata(&parts[0]).unwrap().len(), 0, "nothing was packed before all had been looked at");
     let report = run(0.3).unwrap();
-    assert_eq!((report.images, report.identities, report.unusable, report.resumed), (7, 2, 3, 7));
-    let list = fs::read_to_string(dir.path().join("out.h5.skipped.csv")).unwrap();
-    assert_eq!(list.lines().count(), 4, "{list}");
+    assert_eq!((report.images, report.identities, report.unusable, report.resumed), (7, 2, 3, 0));
+    assert_eq!(list().lines().count(), 4, "{}", list());
+    // of the excluded ones none counts
+    fs::remove_file(dir.path().join("out.h5")).unwrap();
+    let only_anna = Options { max_skipped: 0.3, exclude: ["1".into()].into(), ..options(Store::Jpeg) };
+    let packed = |options: &Options| {
+        prepare(&Records::open(&folder).unwrap(), options, &dir.path().join("out.h5"), &mut |_, _| {})
+    };
+    let error = packed(&only_anna).unwrap_err().to_string();
+    assert!(error.contains("2 of 3 images can't be used, more than the 30 % allowed:"), "{error}");
+    let report = packed(&Options { max_skipped: 0.75, ..only_anna }).unwrap();
+    assert_eq!((report.images, report.unusable, report.excluded_images), (1, 2, 7));
     // without property the seventh class is one
     fs::remove_file(dir.path().join("out.h5")).unwrap();
     fs::remove_file(folder.join("property")).unwrap();

@@ -83,7 +83,10 @@ mod tests {
         };
         let (bytes, path) = (directory.path().join("bytes"), directory.path().join("persons.h5"));
         fs::write(&bytes, vec![7; images.len()]).unwrap();
-        write(&path, &content, &File::open(&bytes).unwrap(), std::slice::from_ref(&(0..images.len() as u64))).unwrap();
+        write(&path, &content, &File::open(&bytes).unwrap(), std::slice::from_ref(&(0..images.len() as u64)), &|| {
+            Ok(())
+        })
+        .unwrap();
         Persons::open(&path)
     }
 

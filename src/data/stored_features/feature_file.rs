@@ -206,3 +206,58 @@ fn texts(file: &hdf5::File, name: &str) -> Outcome<Vec<String>> {
         found => Err(format!("data set {name} has {found}; wanted are texts").into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by NumPy: tests/reference/feature_files.py.
+    fn written_by_numpy(name: &str) -> FeatureFile {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+        FeatureFile::open(&directory.join(name)).unwrap()
+    }
+
+    fn features() -> Array<f32> {
+        Array { shape: vec![5, 3], values: (0..15).map(|i| i as f32 / 4.0 - 1.0).collect() }
+    }
+
+    const IDS: [i64; 5] = [0, 1, 7, 100, 127];
+
+    #[test]
+    fn what_numpy_writes_is_read_in_every_type_and_order() {
+        let mut file = written_by_numpy("numpy.npz");
+        for kind in ["f2", "f4", "f8", "big_f4", "big_f8"] {
+            assert_eq!(file.floats(kind).unwrap(), features(), "{kind}");
+            assert_eq!(file.floats(&format!("{kind}_fortran")).unwrap(), features(), "{kind} in Fortran order");
+        }
+        assert_eq!(file.floats("slice").unwrap(), features());
+        assert_eq!(file.floats("transposed").unwrap(), features());
+        for kind in ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "big_i4", "big_u2"] {
+            assert_eq!(file.column(kind, 5).unwrap(), IDS, "{kind}");
+            assert_eq!(file.column(&format!("{kind}_column"), 5).unwrap(), IDS, "{kind} as [N, 1]");
+        }
+        assert_eq!(file.column("bool", 5).unwrap(), [0, 1, 1, 1, 1]);
+        assert_eq!(file.column("large", 2).unwrap(), [-1, 1 << 62]);
+        let mut error = |name: &str| file.integers(name).unwrap_err().to_string();
+        assert!(error("too_large").ends_with("array too_large: the number 9223372036854775808 is larger than i64's"));
+        assert!(
+            error("text").contains("array text: numbers of type '<U4'; wanted is whole numbers"),
+            "{}",
+            error("text")
+        );
+        assert!(error("f4").contains("array f4: numbers of type '<f4'; wanted is whole numbers"));
+        assert!(file.floats("complex").unwrap_err().to_string().ends_with("of type '<c8'; wanted is f2, f4 or f8"));
+        assert!(file.floats("i4").is_err());
+        let shape = file.column("i4_column", 4).unwrap_err().to_string();
+        assert!(shape.ends_with("numpy.npz: 4 features, but i4_column of shape [5, 1]"), "{shape}");
+    }
+
+    #[test]
+    fn a_compressed_npz_and_npy_files_side_by_side_hold_the_same() {
+        for name in ["numpy_compressed.npz", "numpy.npy"] {
+            let mut file = written_by_numpy(name);
+            assert_eq!(file.floats(FEATURES).unwrap(), features(), "{name}");
+            assert_eq!((file.column("ids", 5).unwrap(), file.column("cameras", 5).unwrap()), (IDS.into(), IDS.into()));
+        }
+    }
+}

@@ -20,7 +20,7 @@ pub struct Pairs {
 /// `lfw.bin`: the pickle of (list of 2P byte strings, or of their bytes as latin1 text, list of P bools or 0/1), protocols 0 to 5, by
 /// Python 2 or 3
 /// [insightface arcface_torch/eval/verification.py]. Errors: a file that is missing or not such a pickle, one that
-/// needs code to load (numpy), another number of images than 2P, no pairs, an empty image.
+/// needs code to load (numpy), another number of images than 2P, no pairs.
 pub fn read_bin(path: &Path) -> Result<Pairs> {
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
     parse_bin(&bytes).map_err(|why| Error::file(path, why))
@@ -38,10 +38,7 @@ pub fn parse_bin(bytes: &[u8]) -> Parsed<Pairs> {
     if same.is_empty() || images.len() != 2 * same.len() {
         return Err(format!("{} images for {} pairs; each pair has two", images.len(), same.len()));
     }
-    match images.iter().position(Vec::is_empty) {
-        Some(i) => Err(format!("image {i} is empty")),
-        None => Ok(Pairs { images, same }),
-    }
+    Ok(Pairs { images, same })
 }
 
 struct Lists {

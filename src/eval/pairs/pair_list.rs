@@ -1,21 +1,18 @@
 //! Lists of pairs of faces over a directory of images: LFW's `pairs.txt`, and lists of paths with a 1 or a 0.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::data::name_list::{NameList, find};
+use crate::data::NameList;
 use crate::error::{Error, Result};
 
 type Parsed<T> = std::result::Result<T, String>;
 
-/// Missing images that an error names.
-const NAMED: usize = 10;
-
 /// The pairs of a list over a directory of images.
 #[derive(Debug, PartialEq)]
 pub struct PairList {
-    /// Each file once, in the order of first use.
-    pub images: Vec<PathBuf>,
+    /// Each image's name once, in the order of first use.
+    pub images: Vec<String>,
     /// Numbers of the two images.
     pub pairs: Vec<(usize, usize)>,
     pub same: Vec<bool>,
@@ -32,46 +29,23 @@ pub struct PairEntry {
     pub same: bool,
 }
 
-/// `list` as `parse_pairs` reads it; images as `name_list::find` finds them below `images`. Errors: those of `parse_pairs`;
-/// images that are not there, with their lines.
-pub fn read_pairs(list: &Path, images: &Path) -> Result<PairList> {
+/// `list` as `parse_pairs` reads it. Errors: those of `parse_pairs`, with the file's name.
+pub fn read_pairs(list: &Path) -> Result<PairList> {
     let bytes = std::fs::read(list).map_err(|why| Error::file(list, format!("can't be read: {why}")))?;
     let (folds, entries) = parse_pairs(&bytes).map_err(|why| Error::file(list, why))?;
     let mut found = PairList { images: Vec::new(), pairs: Vec::new(), same: Vec::new(), folds };
-    let mut numbers: HashMap<&str, Option<usize>> = HashMap::new();
-    let mut missing = Vec::new();
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
     for entry in &entries {
         let [first, second] = entry.images.each_ref().map(|name| {
             *numbers.entry(name).or_insert_with(|| {
-                let Some(path) = find(images, name, str::to_owned) else {
-                    missing.push(format!("line {}: {name}", entry.line));
-                    return None;
-                };
-                found.images.push(path);
-                Some(found.images.len() - 1)
+                found.images.push(name.clone());
+                found.images.len() - 1
             })
         });
-        if let (Some(first), Some(second)) = (first, second) {
-            found.pairs.push((first, second));
-            found.same.push(entry.same);
-        }
+        found.pairs.push((first, second));
+        found.same.push(entry.same);
     }
-    let all = numbers.len();
-    if missing.is_empty() {
-        log::info!("{}: {all} of {all} names matched", list.display());
-        return Ok(found);
-    }
-    let more = missing.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-    Err(Error::file(
-        list,
-        format!(
-            "{} of its {all} images are not below {} (nor with another extension):\n  {}{more}",
-            missing.len(),
-            images.display(),
-            missing[..missing.len().min(NAMED)].join("\n  "),
-        ),
-    ))
+    Ok(found)
 }
 
 /// (folds, pairs) of a list's text:

@@ -36,9 +36,9 @@ pub struct ValidationRate {
 }
 
 /// distances [P]: squared Euclidean distances of unit-norm embeddings; same [P]: whether a pair is of one identity.
-/// Each of `folds` consecutive folds is judged by the (first) threshold of the best accuracy on the others; accepted
+/// Each of the consecutive `folds` is judged by the (first) threshold of the best accuracy on the others; accepted
 /// is `distance < threshold`.
-pub fn accuracy(distances: &[f64], same: &[bool], folds: usize) -> Result<Accuracy> {
+pub fn accuracy(distances: &[f64], same: &[bool], folds: &[Range<usize>]) -> Result<Accuracy> {
     check(distances, same, folds)?;
     let thresholds = thresholds(ACCURACY_STEP, ACCURACY_THRESHOLDS);
     let counts = count(distances, same, folds, &thresholds);
@@ -59,7 +59,12 @@ pub fn accuracy(distances: &[f64], same: &[bool], folds: usize) -> Result<Accura
 /// interpolated linearly; 0 if they don't reach it. Where the rate is `far` at several thresholds, the largest counts
 /// (interp1d's answer before scipy refused such input). Insightface uses 10 folds and far = 1e-3. Folds that lack one kind of
 /// pairs have no rate and are left out; `None`: all do.
-pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64) -> Result<Option<ValidationRate>> {
+pub fn validation_rate(
+    distances: &[f64],
+    same: &[bool],
+    folds: &[Range<usize>],
+    far: f64,
+) -> Result<Option<ValidationRate>> {
     check(distances, same, folds)?;
     if !(far > 0.0 && far <= 1.0) {
         return Err(Error::failed(format!("false-accept rate {far} is not in (0, 1]")));
@@ -67,7 +72,7 @@ pub fn validation_rate(distances: &[f64], same: &[bool], folds: usize, far: f64)
     let thresholds = thresholds(RATE_STEP, RATE_THRESHOLDS);
     let counts = count(distances, same, folds, &thresholds);
     let (mut rates, mut false_accepts) = (Vec::new(), Vec::new());
-    for (fold, (test, pairs)) in counts.iter().zip(split(distances.len(), folds)).enumerate() {
+    for (fold, (test, pairs)) in counts.iter().zip(folds).enumerate() {
         let train = others(&counts, fold);
         if test.genuines() == 0 || test.impostors() == 0 || train.impostors() == 0 {
             continue;
@@ -130,12 +135,12 @@ impl Counts {
     }
 }
 
-fn check(distances: &[f64], same: &[bool], folds: usize) -> Result<()> {
+fn check(distances: &[f64], same: &[bool], folds: &[Range<usize>]) -> Result<()> {
     if distances.len() != same.len() {
         return Err(Error::failed(format!("{} distances, but {} labels of pairs", distances.len(), same.len())));
     }
-    if folds < 2 || distances.len() < folds {
-        return Err(Error::failed(format!("{} pairs can't be split into {folds} folds", distances.len())));
+    if folds.len() < 2 || folds.iter().any(Range::is_empty) {
+        return Err(Error::failed(format!("{} pairs can't be split into {} folds", distances.len(), folds.len())));
     }
     if let Some(pair) = distances.iter().position(|distance| !distance.is_finite()) {
         return Err(Error::failed(format!("the distance of pair {pair} is {}", distances[pair])));
@@ -150,20 +155,32 @@ fn thresholds(step: f64, count: usize) -> Vec<f64> {
     (0..count).map(|i| i as f64 * step).collect()
 }
 
-/// Consecutive folds; the first P % folds have one pair more (sklearn's KFold).
-fn split(pairs: usize, folds: usize) -> impl Iterator<Item = Range<usize>> {
+/// Consecutive folds of so many pairs; the first P % folds have one pair more (sklearn's KFold).
+pub fn split(pairs: usize, folds: usize) -> Vec<Range<usize>> {
     let (size, larger) = (pairs / folds, pairs % folds);
-    (0..folds).map(move |fold| {
+    let fold = |fold: usize| {
         let start = fold * size + fold.min(larger);
         start..start + size + usize::from(fold < larger)
-    })
+    };
+    (0..folds).map(fold).collect()
 }
 
-fn count(distances: &[f64], same: &[bool], folds: usize, thresholds: &[f64]) -> Vec<Counts> {
-    let of_fold = |pairs: Range<usize>| {
+/// The folds of the pairs that are `kept`, each of those of one fold; folds without a pair are gone.
+pub fn folds_of_kept(folds: &[Range<usize>], kept: &[bool]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let fold = |fold: &Range<usize>| {
+        let count = kept[fold.clone()].iter().filter(|&&kept| kept).count();
+        start += count;
+        start - count..start
+    };
+    folds.iter().map(fold).filter(|fold| !fold.is_empty()).collect()
+}
+
+fn count(distances: &[f64], same: &[bool], folds: &[Range<usize>], thresholds: &[f64]) -> Vec<Counts> {
+    let of_fold = |pairs: &Range<usize>| {
         let bins = thresholds.len() + 1;
         let mut counts = Counts { genuine: vec![0; bins], impostor: vec![0; bins] };
-        for pair in pairs {
+        for pair in pairs.clone() {
             let bins = if same[pair] { &mut counts.genuine } else { &mut counts.impostor };
             bins[thresholds.partition_point(|&threshold| threshold <= distances[pair])] += 1;
         }
@@ -172,7 +189,7 @@ fn count(distances: &[f64], same: &[bool], folds: usize, thresholds: &[f64]) -> 
         }
         counts
     };
-    split(distances.len(), folds).map(of_fold).collect()
+    folds.iter().map(of_fold).collect()
 }
 
 /// The sum of all folds but one.

@@ -80,7 +80,6 @@ fn pickles_of_something_else_are_refused() {
     );
     refused(b"\x80\x03](C\x01aC\x01be](\x88\x89e\x86.", "2 images for 2 pairs; each pair has two");
     refused(b"\x80\x03]]\x86.", "0 images for 0 pairs; each pair has two");
-    refused(b"\x80\x03](C\x00C\x01be]\x88a\x86.", "image 0 is empty");
     refused(
         b"\x80\x03](C\x01aC\x01be]K\x02a\x86.",
         "decoding error: invalid value: integer `2`, expected True, False, 1 or 0",

@@ -28,8 +28,9 @@ const REFERENCE: [(usize, usize, bool, usize, f64, [f64; 6]); 5] = [
 fn figures_equal_numpy_and_sklearn() {
     for (count, run, grid, folds, far, expected) in REFERENCE {
         let (distances, same) = pairs(count, run, grid);
-        let accuracy = accuracy(&distances, &same, folds).unwrap();
-        let rate = validation_rate(&distances, &same, folds, far).unwrap().unwrap();
+        let folds = split(count, folds);
+        let accuracy = accuracy(&distances, &same, &folds).unwrap();
+        let rate = validation_rate(&distances, &same, &folds, far).unwrap().unwrap();
         let found =
             [accuracy.mean, accuracy.deviation, accuracy.threshold, rate.mean, rate.deviation, rate.false_accepts];
         for (found, expected) in found.iter().zip(&expected) {
@@ -40,9 +41,9 @@ fn figures_equal_numpy_and_sklearn() {
 
 #[test]
 fn folds_that_do_not_divide_the_pairs_are_sized_as_sklearns() {
-    let sizes: Vec<usize> = split(23, 10).map(|fold| fold.len()).collect();
+    let sizes: Vec<usize> = split(23, 10).iter().map(|fold| fold.len()).collect();
     assert_eq!(sizes, [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]);
-    assert_eq!(split(23, 10).last(), Some(21..23));
+    assert_eq!(split(23, 10).last(), Some(&(21..23)));
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn a_pair_at_the_threshold_is_rejected_and_the_first_best_threshold_counts() {
     // thresholds 0.51 .. 1.00 separate; at 0.50 the genuine pairs are rejected
     let distances = [0.5, 1.0].repeat(10);
     let same = [true, false].repeat(10);
-    let found = accuracy(&distances, &same, 10).unwrap();
+    let found = accuracy(&distances, &same, &split(same.len(), 10)).unwrap();
     assert_eq!((found.mean, found.deviation), (1.0, 0.0));
     assert!((found.threshold - 0.51).abs() < 1e-12);
 }
@@ -59,7 +60,7 @@ fn a_pair_at_the_threshold_is_rejected_and_the_first_best_threshold_counts() {
 fn a_rate_that_is_never_reached_accepts_nothing() {
     let distances = [0.5, 9.0].repeat(10);
     let same = [true, false].repeat(10);
-    let found = validation_rate(&distances, &same, 10, 1e-3).unwrap();
+    let found = validation_rate(&distances, &same, &split(same.len(), 10), 1e-3).unwrap();
     assert_eq!(found, Some(ValidationRate { mean: 0.0, deviation: 0.0, false_accepts: 0.0, folds: 10 }));
 }
 
@@ -67,7 +68,8 @@ fn a_rate_that_is_never_reached_accepts_nothing() {
 fn input_without_an_answer_is_an_error() {
     let (distances, same) = pairs(100, 5, false);
     let fails = |distances: &[f64], same: &[bool]| {
-        accuracy(distances, same, 10).is_err() && validation_rate(distances, same, 10, 1e-3).is_err()
+        let folds = split(distances.len(), 10);
+        accuracy(distances, same, &folds).is_err() && validation_rate(distances, same, &folds, 1e-3).is_err()
     };
     assert!(!fails(&distances, &same));
     assert!(fails(&[], &[]), "no pairs");
@@ -77,9 +79,10 @@ fn input_without_an_answer_is_an_error() {
     let mut broken = distances.clone();
     broken[17] = f64::NAN;
     assert!(fails(&broken, &same));
-    assert!(accuracy(&broken, &same, 10).unwrap_err().to_string().contains("pair 17"));
+    assert!(accuracy(&broken, &same, &split(same.len(), 10)).unwrap_err().to_string().contains("pair 17"));
     assert!(
-        validation_rate(&distances, &same, 10, 0.0).is_err() && validation_rate(&distances, &same, 10, 1.1).is_err()
+        validation_rate(&distances, &same, &split(same.len(), 10), 0.0).is_err()
+            && validation_rate(&distances, &same, &split(same.len(), 10), 1.1).is_err()
     );
 }
 
@@ -109,11 +112,11 @@ fn folds_that_lack_one_kind_have_an_accuracy_and_no_rate() {
     // all genuine pairs first: no fold has both kinds
     let same: Vec<bool> = (0..100).map(|i| i < 50).collect();
     let distances: Vec<f64> = (0..100).map(|i| if i < 50 { 0.5 } else { 1.5 }).collect();
-    assert_eq!(accuracy(&distances, &same, 10).unwrap().mean, 1.0);
-    assert_eq!(validation_rate(&distances, &same, 10, 1e-3).unwrap(), None);
+    assert_eq!(accuracy(&distances, &same, &split(same.len(), 10)).unwrap().mean, 1.0);
+    assert_eq!(validation_rate(&distances, &same, &split(same.len(), 10), 1e-3).unwrap(), None);
     // the fifth fold has both
     let same: Vec<bool> = (0..100).map(|i| i < 45).collect();
-    let found = validation_rate(&distances, &same, 10, 1e-3).unwrap().unwrap();
+    let found = validation_rate(&distances, &same, &split(same.len(), 10), 1e-3).unwrap().unwrap();
     assert_eq!(found.folds, 1);
 }
 
@@ -121,6 +124,26 @@ fn folds_that_lack_one_kind_have_an_accuracy_and_no_rate() {
 fn a_threshold_at_the_edge_of_the_grid_is_told() {
     let same = [true, false].repeat(50);
     for (collapsed, expected) in [(vec![1e-9; 100], true), ([0.5, 1.0].repeat(50), false), (vec![0.0; 100], true)] {
-        assert_eq!(accuracy(&collapsed, &same, 10).unwrap().at_edge, expected);
+        assert_eq!(accuracy(&collapsed, &same, &split(same.len(), 10)).unwrap().at_edge, expected);
     }
+}
+
+#[test]
+fn pairs_that_are_left_out_leave_the_others_in_their_folds() {
+    let (distances, same) = pairs(100, 5, false);
+    let folds = split(100, 10);
+    // three pairs of the first fold, and all of the fifth
+    let kept: Vec<bool> = (0..100).map(|pair| !(pair < 3 || (40..50).contains(&pair))).collect();
+    let left = folds_of_kept(&folds, &kept);
+    assert_eq!((left.len(), &left[0], &left[3], &left[4], &left[8]), (9, &(0..7), &(27..37), &(37..47), &(77..87)));
+    let of_kept = |pair: &usize| kept[*pair];
+    let distances: Vec<f64> = (0..100).filter(of_kept).map(|pair| distances[pair]).collect();
+    let same: Vec<bool> = (0..100).filter(of_kept).map(|pair| same[pair]).collect();
+    let found = accuracy(&distances, &same, &left).unwrap();
+    assert_ne!(found, accuracy(&distances, &same, &split(87, 9)).unwrap(), "other folds");
+    let whole = [&[true; 40][..], &[false; 60]].concat();
+    assert_eq!(folds_of_kept(&folds, &whole), split(40, 4));
+    let one = folds_of_kept(&folds, &[&[true; 10][..], &[false; 90]].concat());
+    let error = accuracy(&distances[..10], &same[..10], &one).unwrap_err().to_string();
+    assert_eq!(error, "10 pairs can't be split into 1 folds");
 }
