@@ -53,15 +53,17 @@ command -v "$AMLFS" >/dev/null || refuse "AMLFS=$AMLFS is not a program: build i
 
 # --- is there progress? Slurm queues a job again by itself too, when a node dies or another job goes first --------
 newest() { find "$OUT" -name 'epoch-*.h5' 2>/dev/null | sort | tail -n 1 || true; }
-before=$(newest)
+# changes with every checkpoint, and within a round with what is kept of its samples
+progress() { { newest; find "$OUT/.samples" -name '*.h5' -printf '%f %T@\n' 2>/dev/null | sort; } | cksum; }
+before=$(progress)
 restarts=0
 if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && { read -r restarts && read -r last; } 2>/dev/null <"$OUT/.restarts"; then
-    if [ "$last" = "${before:-none}" ]; then restarts=$((restarts + 1)); else restarts=0; fi
+    if [ "$last" = "$before" ]; then restarts=$((restarts + 1)); else restarts=0; fi
 fi
 mkdir -p "$OUT" && rm -f "$OUT/STOPPED"
-printf '%s\n' "$restarts" "${before:-none}" >"$OUT/.restarts"
-[ "$restarts" -lt 3 ] || refuse "restarted $restarts times without a new checkpoint: is --time shorter than a round and " \
-    "the copying of the data (search.round_epochs, STAGE=0)? Did the ranks die (above)? Submit it anew when that is mended"
+printf '%s\n' "$restarts" "$before" >"$OUT/.restarts"
+[ "$restarts" -lt 3 ] || refuse "restarted $restarts times without progress: is --time shorter than the copying of the" \
+    "data (STAGE=0) and run.save_minutes? Did the ranks die (above)? Submit it anew when that is mended"
 
 # --- the data, once per node --------------------------------------------------------------------------------------
 on_every_node() {
@@ -131,10 +133,10 @@ case $code in
     fi ;;
 0 | 1 | 2 | 78 | 101) say "amlfs exited with $code" ;;
 *) # a killed rank or launcher, a dead node
-    if [ "$(newest)" != "$before" ]; then
-        queue_again "the ranks ended with $code, everything up to $(newest) is saved"
+    if [ "$(progress)" != "$before" ]; then
+        queue_again "the ranks ended with $code, but there is progress"
     else
-        say "the ranks ended with $code, without a new checkpoint: not queued again"
+        say "the ranks ended with $code, without progress: not queued again"
     fi ;;
 esac
 exit "$code"

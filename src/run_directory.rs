@@ -353,9 +353,8 @@ impl Recorder for RunRecorder<'_> {
         self.saved
     }
 
-    fn should_stop(&mut self, last_round_seconds: f64) -> bool {
+    fn should_stop(&mut self) -> bool {
         self.watch.stop.requested()
-            || self.watch.stop.would_exceed(std::time::Duration::from_secs_f64(last_round_seconds))
     }
 }
 

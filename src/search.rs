@@ -49,8 +49,8 @@ pub trait Recorder {
     /// Rank 0, before an early end: up to which epoch everything is saved, after another attempt if that is not all.
     fn saved(&mut self, progress: &Progress) -> usize;
 
-    /// Whether to stop before another round as long as the last one.
-    fn should_stop(&mut self, last_round_seconds: f64) -> bool;
+    /// Whether to stop now.
+    fn should_stop(&mut self) -> bool;
 }
 
 /// The policy of a configuration at its start: mu is softmax, unless it is given.
@@ -146,7 +146,7 @@ pub fn run(
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
         comm.round_took(started.elapsed());
-        let stop = recorder.should_stop(started.elapsed().as_secs_f64()) && progress.epoch < epochs;
+        let stop = recorder.should_stop() && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(stopped(&format!("after epoch {}", progress.epoch), true, comm, recorder, &progress));
         }

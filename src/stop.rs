@@ -18,9 +18,9 @@ const SIGNALS: [i32; 3] = [SIGUSR1, SIGUSR2, SIGTERM];
 /// How often the file system is asked for the STOP file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long before its job's end a run stops: enough to finish a step, meet the other ranks and save. A tenth of the time
-/// that is left at the start, if that is shorter.
-const BEFORE_JOB_END: Duration = Duration::from_secs(120);
+/// How long before its time is over a run stops: enough to finish a step, meet the other ranks and save. A tenth of the
+/// time that there is at the start, if that is shorter.
+const BEFORE_THE_END: Duration = Duration::from_secs(120);
 
 /// Raised by a signal.
 static SIGNALLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -57,39 +57,38 @@ fn mask(how: libc::c_int) {
     }
 }
 
-/// When to stop so that this Slurm job (`SLURM_JOB_END_TIME`, in seconds of Unix time) does not reach its time limit.
-/// `None`: no job, no limit, or the variable is a past job's.
-pub fn before_job_end() -> Option<Instant> {
-    let end: u64 = std::env::var("SLURM_JOB_END_TIME").ok()?.trim().parse().ok()?;
-    let left = UNIX_EPOCH.checked_add(Duration::from_secs(end))?.duration_since(SystemTime::now()).ok()?;
-    Instant::now().checked_add(usable(left))
+/// How long until this Slurm job (`end`: `SLURM_JOB_END_TIME`, in seconds of Unix time) reaches its time limit. `None`: no
+/// number, or the variable is a past job's.
+fn left_of_job(end: &str) -> Option<Duration> {
+    let end = UNIX_EPOCH.checked_add(Duration::from_secs(end.trim().parse().ok()?))?;
+    end.duration_since(SystemTime::now()).ok()
 }
 
-/// The part of a job's time in which to work.
+/// The part of the time that is left in which to work.
 fn usable(left: Duration) -> Duration {
-    left - BEFORE_JOB_END.min(left / 10)
+    left - BEFORE_THE_END.min(left / 10)
 }
 
 pub struct Stop {
     found_file: bool,
     file: PathBuf,
     looked: Instant,
-    started: Instant,
-    budget: Option<Duration>,
     deadline: Option<Instant>,
 }
 
 impl Stop {
-    /// Asks after signals that came since `listen`, `directory`/STOP, the end of `max_hours` from now, and `deadline`.
-    pub fn new(directory: &Path, max_hours: Option<f64>, deadline: Option<Instant>) -> Stop {
+    /// Asks after signals that came since `listen`, `directory`/STOP, and the time shortly before `max_hours` from now or
+    /// the Slurm job's end.
+    pub fn new(directory: &Path, max_hours: Option<f64>) -> Stop {
         let now = Instant::now();
+        let budget = max_hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
+        let job = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|end| left_of_job(&end));
+        let left = [budget, job].into_iter().flatten().min();
         Stop {
             found_file: false,
             file: directory.join("STOP"),
             looked: now,
-            started: now,
-            budget: max_hours.map(|hours| Duration::from_secs_f64(hours * 3600.0)),
-            deadline,
+            deadline: left.and_then(|left| now.checked_add(usable(left))),
         }
     }
 
@@ -99,13 +98,8 @@ impl Stop {
             self.looked = Instant::now();
             self.found_file |= self.file.exists();
         }
-        let too_late = self.would_exceed(Duration::ZERO) || self.deadline.is_some_and(|end| Instant::now() >= end);
+        let too_late = self.deadline.is_some_and(|end| Instant::now() >= end);
         self.found_file || SIGNALLED.load(Ordering::SeqCst) || too_late
-    }
-
-    /// Whether work of this length would end after the time budget.
-    pub fn would_exceed(&self, work: Duration) -> bool {
-        self.budget.is_some_and(|budget| self.started.elapsed() + work > budget)
     }
 
     /// A STOP file has done its work when all ranks have stopped. It stays under another name, so that a batch script
@@ -130,26 +124,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_file_the_budget_the_deadline_or_a_signal_that_was_held_back_ask_for_a_stop() {
+    fn a_stop_file_the_end_of_the_time_or_a_signal_that_was_held_back_ask_for_a_stop() {
         let directory = tempfile::tempdir().unwrap();
-        let mut stop = Stop::new(directory.path(), Some(1.0), None);
-        assert!(!stop.requested() && stop.would_exceed(Duration::from_secs(3601)));
+        let mut stop = Stop::new(directory.path(), Some(1.0));
+        assert!(!stop.requested());
         stop.looked -= LOOK_EVERY * 2;
         std::fs::write(directory.path().join("STOP"), "").unwrap();
         assert!(stop.requested());
 
         let elsewhere = tempfile::tempdir().unwrap();
-        let mut late = Stop::new(elsewhere.path(), Some(1.0), None);
-        late.started -= Duration::from_secs(3601);
-        assert!(late.requested());
-
-        let in_an_hour = Instant::now().checked_add(Duration::from_secs(3600));
-        let mut ending = Stop::new(elsewhere.path(), None, in_an_hour);
+        let mut ending = Stop::new(elsewhere.path(), Some(1.0));
         assert!(!ending.requested());
         ending.deadline = Some(Instant::now());
         assert!(ending.requested());
 
-        let mut signalled = Stop::new(elsewhere.path(), None, in_an_hour);
+        let mut signalled = Stop::new(elsewhere.path(), None);
         hold();
         signal_hook::low_level::raise(SIGUSR1).unwrap();
         assert!(!signalled.requested());
@@ -163,5 +152,12 @@ mod tests {
         assert_eq!(usable(minutes(60)), minutes(58));
         assert_eq!(usable(minutes(10)), minutes(9));
         assert_eq!(usable(Duration::ZERO), Duration::ZERO);
+
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let left = left_of_job(&format!("{}\n", now + 600)).unwrap();
+        assert!(left <= minutes(10) && left > minutes(9), "{left:?}");
+        for none in ["", "NONE", &(now - 1).to_string(), &u64::MAX.to_string()] {
+            assert_eq!(left_of_job(none), None, "{none}");
+        }
     }
 }

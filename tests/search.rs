@@ -145,7 +145,7 @@ impl Recorder for Memory {
     fn saved(&mut self, progress: &Progress) -> usize {
         progress.epoch
     }
-    fn should_stop(&mut self, _last_round_seconds: f64) -> bool {
+    fn should_stop(&mut self) -> bool {
         self.interrupt_at_step == Some(self.steps)
             || self.stop_after_epoch.zip(self.saved.as_ref()).is_some_and(|(epoch, saved)| saved.epoch >= epoch)
     }

@@ -137,8 +137,8 @@ pub struct RunArguments {
     /// as the rank sees, at most 2, and 1 on CPU (run.devices_per_rank)
     #[arg(long, value_name = "N")]
     devices_per_rank: Option<usize>,
-    /// Hours after which this job must have ended: stops before a round that would not fit, with exit code 75; default:
-    /// no limit (run.max_hours)
+    /// Hours after which this job must have ended: stops two minutes before, or a tenth of a shorter time, with exit code
+    /// 75; default: no limit (run.max_hours)
     #[arg(long, value_name = "HOURS")]
     max_hours: Option<f64>,
     /// Minutes after which all ranks end with exit code 75 if one that the others wait for makes no step; default: 30, or

@@ -16,7 +16,7 @@ use crate::policy::Policy;
 use crate::pretrained;
 use crate::run_directory::{Found, RunDirectory, RunRecorder};
 use crate::search::{self, Progress};
-use crate::stop::{self, Stop};
+use crate::stop::Stop;
 use crate::task::{self, Task};
 use crate::terminal;
 
@@ -82,7 +82,7 @@ fn only_rank_0_speaks(error: Error) -> Error {
 fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], comm: &Comm) -> Result<()> {
     if let Some(out) = &arguments.out {
         let stall = config.run.stall_minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-        comm.limit_waits(stall, Box::new(Stop::new(out, config.run.max_hours, stop::before_job_end())));
+        comm.limit_waits(stall, Box::new(Stop::new(out, config.run.max_hours)));
     }
     check_size(config, comm)?;
     if comm.is_root() {
@@ -177,7 +177,7 @@ fn search_in(
     found: Found,
     comm: &Comm,
 ) -> Result<()> {
-    let stop = Stop::new(directory.path(), config.run.max_hours, stop::before_job_end());
+    let stop = Stop::new(directory.path(), config.run.max_hours);
     let (mut policy, progress) = start(config, comm, task, found)?;
     let info = run_info(config, comm, devices);
     if comm.is_root() {

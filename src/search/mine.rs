@@ -99,7 +99,7 @@ impl Round {
                     let mut state = vec![0.0; mine.candidate.len()];
                     task.save(&mut state);
                     let kept = recorder.keep_sample(&key, &progress, Some(&state)) & mine.keep(recorder);
-                    if recorder.should_stop(0.0) {
+                    if recorder.should_stop() {
                         (mine.interrupted, mine.kept) = (true, kept);
                         mine.samples.push(Sample { key, progress, kept: Kept::Nothing });
                         return Ok(());

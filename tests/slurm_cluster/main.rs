@@ -192,7 +192,7 @@ fn three_restarts_without_a_checkpoint_end_with_advice(slurm: &Slurm) {
     }
     job.ends("FAILED", 3);
     assert_eq!(job.field("ExitCode"), "78:0");
-    assert!(job.log().contains("restarted 3 times without a new checkpoint"), "{}", job.log());
+    assert!(job.log().contains("restarted 3 times without progress"), "{}", job.log());
 }
 
 fn of_two_jobs_with_one_directory_the_second_is_refused(slurm: &Slurm) {
