@@ -8,7 +8,7 @@ env_file=$(scripts/setup.sh)
 # shellcheck source=/dev/null
 . "$env_file"
 
-shellcheck scripts/*.sh slurm/* .ci/run
+shellcheck scripts/*.sh slurm/* containers/*.sh .ci/run
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 before=$(git status --porcelain)
