@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EPOCHS = 10
@@ -59,7 +60,11 @@ class Place:
         self.mounted = subprocess.run(mount, capture_output=True).returncode == 0
 
     def remount(self, how):
-        subprocess.run(["mount", "-o", f"remount,{how}", self.path], check=True)
+        end = time.monotonic() + HANG  # files of a process that was killed are closed a moment later
+        while subprocess.run(["mount", "-o", f"remount,{how}", self.path], capture_output=True).returncode != 0:
+            if time.monotonic() > end:
+                raise Missed
+            time.sleep(0.1)
 
     def end(self):
         if self.mounted:
@@ -71,7 +76,8 @@ class Run:
 
     def __init__(self, binary, data, out):
         self.binary, self.data, self.out = binary, data, out
-        self.process, self.log, self.ranks = None, None, 0
+        self.log = data.with_name(f"{out.name}.log")
+        self.process, self.ranks = None, 0
 
     def command(self, ranks):
         program = [self.binary, *SETTINGS, f"--data={self.data}", f"--out={self.out}", "--resume"]
@@ -79,7 +85,6 @@ class Run:
 
     def start(self, ranks):
         self.ranks = ranks
-        self.log = self.out.with_suffix(".log")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(self.command(ranks), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=os.environ | MPI, start_new_session=True)
@@ -324,8 +329,12 @@ def result(binary, out):
                     if not name.endswith("seconds") and name not in ("images_per_second", "ranks")}
         return [timeless(part) for part in value] if isinstance(value, list) else value
 
-    return {name: json.dumps(timeless(part)) for name, part in found.items() if name != "ranks"} | {
-        "weights": weights.read_bytes()}
+    content = weights.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    del header["__metadata__"]
+    found["weights"] = header, zlib.crc32(content[length:])
+    return {name: json.dumps(timeless(part)) for name, part in found.items() if name != "ranks"}
 
 
 class Campaign:
@@ -372,7 +381,7 @@ class Campaign:
         try:
             EVENTS[kind](run, self.rng, self.place)
         except Missed:
-            run.expect([0], run.saved())
+            run.wait()
             return None
         except Wrong as wrong:
             run.kill()

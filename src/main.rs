@@ -2,8 +2,16 @@ use std::process::exit;
 
 use amlfs::{cli, commands, process, stop};
 
-fn main() {
+/// Runs before what libtorch does ahead of `main`, which takes most of the start: a signal must not end the run then.
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static BEFORE_LIBRARIES_START: extern "C" fn() = hold_signals;
+
+extern "C" fn hold_signals() {
     stop::hold();
+}
+
+fn main() {
     process::set_environment();
     process::end_all_ranks_on_panic();
     let command = cli::parse();
