@@ -166,7 +166,7 @@ def send(pid, number):
 def kill_rank(run, rng, place):
     saved = run.saved()
     send(run.some_rank(rng), signal.SIGKILL)
-    run.expect(range(1, 256), saved)
+    run.expect(range(256), saved)  # 0: it had done its work
 
 
 def kill_all(run, rng, place):
@@ -180,9 +180,21 @@ def signal_all(number):
     def event(run, rng, place):
         saved = run.saved()
         for pid in run.pids():
+            while loading(pid):
+                time.sleep(0.001)
             send(pid, number)
         run.expect([0, STOPPED], saved)
     return event
+
+
+def loading(pid):
+    """Whether a process is in its first hundredth of a second, in which its libraries are loaded and signals end it."""
+    try:
+        status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    except OSError:
+        return False
+    held = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
+    return status["State"].split()[0] not in "ZX" and not held & 1 << signal.SIGUSR1 - 1
 
 
 def stop_file(run, rng, place):
@@ -206,7 +218,7 @@ def damage(change):
     def event(run, rng, place):
         kill_all(run, rng, place)
         if (run.out / "final.h5").exists() or run.saved() == 0:
-            return
+            raise Missed
         saved, newest = run.saved(), run.newest()
         change(newest, rng)
         run.start(rng.randint(1, 4))
@@ -381,7 +393,7 @@ class Campaign:
         try:
             EVENTS[kind](run, self.rng, self.place)
         except Missed:
-            run.wait()
+            run.wait()  # nothing if it was killed
             return None
         except Wrong as wrong:
             run.kill()
