@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EPOCHS = 10
@@ -59,7 +60,11 @@ class Place:
         self.mounted = subprocess.run(mount, capture_output=True).returncode == 0
 
     def remount(self, how):
-        subprocess.run(["mount", "-o", f"remount,{how}", self.path], check=True)
+        end = time.monotonic() + HANG  # files of a process that was killed are closed a moment later
+        while subprocess.run(["mount", "-o", f"remount,{how}", self.path], capture_output=True).returncode != 0:
+            if time.monotonic() > end:
+                raise Missed
+            time.sleep(0.1)
 
     def end(self):
         if self.mounted:
@@ -71,7 +76,8 @@ class Run:
 
     def __init__(self, binary, data, out):
         self.binary, self.data, self.out = binary, data, out
-        self.process, self.log, self.ranks = None, None, 0
+        self.log = data.with_name(f"{out.name}.log")
+        self.process, self.ranks = None, 0
 
     def command(self, ranks):
         program = [self.binary, *SETTINGS, f"--data={self.data}", f"--out={self.out}", "--resume"]
@@ -79,7 +85,6 @@ class Run:
 
     def start(self, ranks):
         self.ranks = ranks
-        self.log = self.out.with_suffix(".log")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(self.command(ranks), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=os.environ | MPI, start_new_session=True)
@@ -161,7 +166,7 @@ def send(pid, number):
 def kill_rank(run, rng, place):
     saved = run.saved()
     send(run.some_rank(rng), signal.SIGKILL)
-    run.expect(range(1, 256), saved)
+    run.expect(range(256), saved)  # 0: it had done its work
 
 
 def kill_all(run, rng, place):
@@ -175,9 +180,21 @@ def signal_all(number):
     def event(run, rng, place):
         saved = run.saved()
         for pid in run.pids():
+            while loading(pid):
+                time.sleep(0.001)
             send(pid, number)
         run.expect([0, STOPPED], saved)
     return event
+
+
+def loading(pid):
+    """Whether a process is in its first hundredth of a second, in which its libraries are loaded and signals end it."""
+    try:
+        status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    except OSError:
+        return False
+    held = int(status["SigBlk"], 16) | int(status["SigCgt"], 16)
+    return status["State"].split()[0] not in "ZX" and not held & 1 << signal.SIGUSR1 - 1
 
 
 def stop_file(run, rng, place):
@@ -201,7 +218,7 @@ def damage(change):
     def event(run, rng, place):
         kill_all(run, rng, place)
         if (run.out / "final.h5").exists() or run.saved() == 0:
-            return
+            raise Missed
         saved, newest = run.saved(), run.newest()
         change(newest, rng)
         run.start(rng.randint(1, 4))
@@ -324,8 +341,12 @@ def result(binary, out):
                     if not name.endswith("seconds") and name not in ("images_per_second", "ranks")}
         return [timeless(part) for part in value] if isinstance(value, list) else value
 
-    return {name: json.dumps(timeless(part)) for name, part in found.items() if name != "ranks"} | {
-        "weights": weights.read_bytes()}
+    content = weights.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    del header["__metadata__"]
+    found["weights"] = header, zlib.crc32(content[length:])
+    return {name: json.dumps(timeless(part)) for name, part in found.items() if name != "ranks"}
 
 
 class Campaign:
@@ -372,7 +393,7 @@ class Campaign:
         try:
             EVENTS[kind](run, self.rng, self.place)
         except Missed:
-            run.expect([0], run.saved())
+            run.wait()  # nothing if it was killed
             return None
         except Wrong as wrong:
             run.kill()

@@ -14,10 +14,10 @@
 say() { printf '%(%F %T)T slurm: %s\n' -1 "$*" >&2; }
 refuse() { say "$*"; exit 78; }
 
-asked='' ranks=''
+asked='' warned='' ranks=''
 # shellcheck disable=SC2317 # called by the trap
 ask() {
-    asked=1
+    asked=1 warned=1
     [ -n "$ranks" ] || { say "USR1 before the ranks were started: they will not be"; return; }
     say "USR1: asking the ranks to save and stop"
     kill -USR1 "$ranks" || true
@@ -35,6 +35,7 @@ job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # one task's job number is that of the whole array
     OUT=$OUT/seed-$SLURM_ARRAY_TASK_ID
+    [[ " $*" != *" --seed"* ]] || refuse "--seed and --array: a task's number is its seed; leave --seed out"
     set -- --seed "$SLURM_ARRAY_TASK_ID" "$@"
 fi
 
@@ -132,11 +133,13 @@ case $code in
         queue_again "stopped early"
     fi ;;
 0 | 1 | 2 | 78 | 101) say "amlfs exited with $code" ;;
-*) # a killed rank or launcher, a dead node
-    if [ "$(progress)" != "$before" ]; then
-        queue_again "the ranks ended with $code, but there is progress"
+*) # a killed rank or launcher, a dead node and what it left behind, USR1 before the ranks could take it
+    last=$(newest)
+    [ -n "$last" ] || [ ! -d "$OUT/.samples" ] || last="part of the first round"
+    if [ -n "$last" ] || [ -n "$warned" ]; then # how often without progress is counted above
+        queue_again "the ranks ended with $code, ${last:-nothing} is saved"
     else
-        say "the ranks ended with $code, without progress: not queued again"
+        say "the ranks ended with $code, before anything was saved: not queued again"
     fi ;;
 esac
 exit "$code"

@@ -148,6 +148,21 @@ fn a_signal_before_the_first_step_ends_with_75() {
     }
 }
 
+#[test]
+fn a_signal_while_libtorch_starts_ends_with_75_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(support::AMLFS);
+    command.args(SMALL).args([format!("--out={}", directory.path().join("run").display())]);
+    // the loader says what it starts
+    command.env("LD_DEBUG", "libs").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("calling init") && line.contains("libtorch_cpu")));
+    user_signal(&child);
+    let said: Vec<_> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(75), "{}", said.last().unwrap());
+}
+
 /// Whether the process holds signals back or handles them: before, libraries are loaded.
 fn holds_signals(child: &Child) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();

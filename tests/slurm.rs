@@ -143,7 +143,7 @@ fn modified(path: &Path) -> SystemTime {
 }
 
 #[test]
-fn a_run_that_stopped_early_or_lost_its_ranks_after_progress_is_queued_again() {
+fn a_run_that_stopped_early_or_lost_its_ranks_after_a_checkpoint_is_queued_again() {
     for (code, checkpoint, again) in [
         ("75", "epoch-0002.h5", true),
         ("75", "epoch-0001.h5", true),
@@ -152,7 +152,8 @@ fn a_run_that_stopped_early_or_lost_its_ranks_after_progress_is_queued_again() {
         ("1", "epoch-0002.h5", false),
         ("78", "epoch-0002.h5", false),
         ("101", "epoch-0002.h5", false),
-        ("137", "epoch-0001.h5", false),
+        ("137", "", false),
+        ("137", "epoch-0001.h5", true),
         ("137", "epoch-0002.h5", true),
         ("205", "epoch-0002.h5", true),
     ] {
@@ -258,6 +259,10 @@ fn a_task_of_an_array_has_a_seed_a_directory_and_a_name_of_its_own() {
     assert_eq!(job.argument("--out"), job.path("run/seed-2"));
     assert!(job.noted("arguments").unwrap().ends_with("--resume\n--seed\n2\n--epochs\n3\n"));
     assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 5_2\n"));
+
+    let mut job = Job::new(&["--seed=7"]);
+    let ended = job.command.env("SLURM_ARRAY_JOB_ID", "5").env("SLURM_ARRAY_TASK_ID", "2").status().unwrap();
+    assert_eq!((ended.code(), job.noted("arguments")), (Some(78), None));
 }
 
 #[test]
@@ -302,15 +307,18 @@ fn a_complete_copy_is_used_and_any_other_is_replaced() {
 
 #[test]
 fn the_warning_before_the_time_limit_reaches_the_ranks() {
-    for launcher in ["mpirun", "srun"] {
+    // 138: it came before the ranks could take it
+    for (launcher, code, checkpoint) in
+        [("mpirun", 75, "epoch-0002.h5"), ("srun", 75, "epoch-0002.h5"), ("srun", 138, "")]
+    {
         let mut job = Job::new(&[]).with("LAUNCHER", launcher).with("UNTIL_USR1", "1");
-        job = job.with("CODE", "75").with("CHECKPOINT", "epoch-0002.h5");
+        job = job.with("CODE", &code.to_string()).with("CHECKPOINT", checkpoint);
         let child = job.start();
         until("amlfs runs", || job.noted("started").is_some());
         let sent = Command::new("kill").args(["-USR1", &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let ended = job.wait(child);
-        assert_eq!(ended.code, Some(75), "{launcher}: {}", ended.log);
+        assert_eq!(ended.code, Some(code), "{launcher}: {}", ended.log);
         assert_eq!(job.noted("scontrol").as_deref(), Some("requeue 7\n"), "{launcher}: {}", ended.log);
         assert!(job.noted("calls").unwrap().contains(&format!("{launcher} -")), "{launcher}");
     }
