@@ -93,6 +93,8 @@ read -ra launch <<<"$LAUNCHER"
 if [ "${launch[0]##*/}" = srun ]; then
     # --kill-on-bad-exit would end the ranks that go a moment after the first, and make 143 of their 75 or 78
     launch+=(--mpi="$AMLFS_MPI" --kill-on-bad-exit=0 --wait=60)
+    # a node that died keeps the socket of its step's PMIx: no step after a restart may have a number that ranks had before
+    for ((restart = 0; restart < ${SLURM_RESTART_COUNT:-0}; restart++)); do on_every_node true || break; done
     launch+=(${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) # srun 22.05 and newer forget it
 else
     launch+=(-n "$SLURM_NTASKS")

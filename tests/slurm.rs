@@ -188,6 +188,16 @@ fn three_restarts_without_a_new_checkpoint_are_enough() {
 }
 
 #[test]
+fn after_a_restart_the_ranks_step_has_another_number() {
+    let mut job = Job::new(&[]).with("SLURM_RESTART_COUNT", "2");
+    assert_eq!(job.run().code, Some(0));
+    let calls = job.noted("calls").unwrap();
+    let steps: Vec<_> = calls.lines().take_while(|line| !line.contains("--mpi=pmix")).collect();
+    let empty = steps.iter().filter(|line| line.ends_with(" true")).count();
+    assert_eq!(empty, 2, "{calls}");
+}
+
+#[test]
 fn a_run_that_its_user_stopped_is_not_queued_again() {
     let mut job = Job::new(&[]).with("CODE", "75").with("CHECKPOINT", "epoch-0002.h5");
     File::create(job.path("run/STOP")).unwrap();
