@@ -3,10 +3,11 @@
 
 usage: scripts/faults.py EVENTS SEED [--binary FILE] [--minutes M] [--only KIND,KIND]
 
-Small searches on generated faces, each start on 1 to 4 ranks, are disturbed at random moments, start-up included. After
-each event the run is continued; a run that is complete must have the weights, policy and history of one that was left
-alone. Counted per kind of event: runs that ended otherwise than they should, hangs (still there, or without progress,
-30 s after the event), epochs lost that were saved, runs with wrong bits. Exit code 1 if there is any.
+Small searches on generated faces, in rounds of two epochs, each start on 1 to 4 ranks, are disturbed at random moments,
+start-up included. After each event the run is continued; a run that is complete must have the weights, policy and history
+of one that was left alone. Counted per kind of event: runs that ended otherwise than they should (with 75, they must have
+saved everything), hangs (still there, or without progress, 30 s after the event), epochs lost that were saved, runs with
+wrong bits. Exit code 1 if there is any.
 
 The same SEED draws the same events; when they hit depends on the machine. --minutes ends the campaign early. As root, the
 runs are on a small file system of their own, for full and read-only disks; else these kinds are left out.
@@ -32,7 +33,8 @@ EPOCHS = 10
 SETTINGS = f"""--preset=faces-small --search=paper --device=cpu --threads=1 --samples=4 --policy=mirrored --epochs={EPOCHS}
     --set=search.warmup_epochs=0 --set=search.sigma=0.2 --set=data.faces.size=[32,32] --set=data.faces.probe_identities=4
     --set=data.faces.distractor_identities=4 --set=data.faces.images_per_identity=5 --set=data.crop_padding=2
-    --set=model.width=0.125 --set=train.batch_size=20 --set=train.milestones=[8]""".split()
+    --set=model.width=0.125 --set=train.batch_size=20 --set=train.milestones=[8] --set=search.round_epochs=2
+    --set=run.save_minutes=0.003""".split()
 HANG = 30  # seconds
 MEGABYTES = 64  # of the small file system
 STOPPED = 75
@@ -108,6 +110,16 @@ class Run:
             return EPOCHS
         return max((int(file.stem[6:]) for file in self.out.glob("epoch-*.h5")), default=0)
 
+    def kept(self):
+        """Files of the samples of the round that is under way."""
+        return sorted((self.out / ".samples").glob("*.h5"))
+
+    def progress(self):
+        try:
+            return self.saved(), [file.stat().st_mtime for file in self.kept()]
+        except FileNotFoundError:  # just removed
+            return self.saved(), []
+
     def newest(self):
         return self.out / f"epoch-{self.saved():04}.h5"
 
@@ -121,11 +133,11 @@ class Run:
         return self.process.poll() is not None
 
     def wait(self):
-        """The exit code. A hang: HANG seconds without a new epoch."""
-        seen, since = -1, time.monotonic()
+        """The exit code. A hang: HANG seconds in which nothing new is saved."""
+        seen, since = None, time.monotonic()
         while not self.ended() or self.pids():
-            if self.saved() != seen:
-                seen, since = self.saved(), time.monotonic()
+            if self.progress() != seen:
+                seen, since = self.progress(), time.monotonic()
             if time.monotonic() - since > HANG:
                 stacks = " ".join(map(str, self.pids()))
                 self.kill()
@@ -151,6 +163,8 @@ class Run:
             raise Wrong("lost epochs", f"{saved} epochs were saved, {self.saved()} are")
         if code not in codes:
             raise Wrong("wrong ends", f"exit code {code}, not {codes}: {self.said()}")
+        if code == STOPPED and "everything is saved" not in self.said():
+            raise Wrong("wrong ends", f"{STOPPED}, but not everything is saved: {self.said()}")
         return code
 
 
@@ -214,18 +228,26 @@ def freeze(run, rng, place):
 
 
 def damage(change):
-    """Damages the newest checkpoint of a killed run: the next start names it, its user removes it. That epoch is lost."""
+    """Damages the newest checkpoint of a killed run, or a kept sample. The next start names the checkpoint, its user
+    removes it, and the run goes on from the one before; a sample is trained again."""
     def event(run, rng, place):
         kill_all(run, rng, place)
-        if (run.out / "final.h5").exists() or run.saved() == 0:
+        checkpoints = sorted(run.out.glob("epoch-*.h5"))
+        files = checkpoints[-1:] + run.kept()
+        if (run.out / "final.h5").exists() or not files:
             raise Missed
-        newest = run.newest()
-        change(newest, rng)
+        file = rng.choice(files)
+        change(file, rng)
         run.start(rng.randint(1, 4))
+        if file not in checkpoints:
+            run.expect([0], run.saved())
+            return
         code = run.wait()
-        if code != 1 or newest.name not in run.said():
-            raise Wrong("wrong ends", f"a damaged {newest.name}: exit code {code}: {run.said()}")
-        newest.unlink()
+        if code != 1 or file.name not in run.said():
+            raise Wrong("wrong ends", f"a damaged {file.name}: exit code {code}: {run.said()}")
+        file.unlink()
+        if sorted(run.out.glob("epoch-*.h5")) != checkpoints[:-1]:
+            raise Wrong("lost epochs", f"of {len(checkpoints)} checkpoints, one of them damaged")
     return event
 
 
@@ -308,6 +330,22 @@ def deleted_data(run, rng, place):
         raise Wrong("lost epochs", f"{saved} epochs were saved, {run.saved()} are")
 
 
+def shorter_data(run, rng, place):
+    """The data file is cut under a run that has mapped it: the run names it, or has read what it needs."""
+    away = run.data.with_name("away.h5")
+    saved = run.saved()
+    shutil.copy(run.data, away)
+    os.truncate(run.data, rng.randrange(run.data.stat().st_size))
+    try:
+        code = run.wait()
+        if code != 0 and (code not in (1, 78) or run.data.name not in run.said()):
+            raise Wrong("wrong ends", f"exit code {code} with shorter data: {run.said()}")
+    finally:
+        away.rename(run.data)
+    if run.saved() < saved:
+        raise Wrong("lost epochs", f"{saved} epochs were saved, {run.saved()} are")
+
+
 EVENTS = {
     "kill -9 of a rank": kill_rank,
     "kill -9 of all": kill_all,
@@ -315,10 +353,11 @@ EVENTS = {
     "USR1": signal_all(signal.SIGUSR1),
     "STOP file": stop_file,
     "a rank frozen": freeze,
-    "truncated checkpoint": damage(truncate),
+    "truncated file": damage(truncate),
     "flipped bit": damage(flip),
     "two owners": two_owners,
     "deleted data": deleted_data,
+    "shorter data": shorter_data,
     "full disk": full_disk,
     "read-only disk": read_only,
 }

@@ -51,9 +51,9 @@ struct Note {
 pub struct OwnNote(Arc<Mutex<Note>>);
 
 impl OwnNote {
-    /// Another sample's training begins.
-    pub fn sample(&self, sample: usize) {
-        self.edit(|note| (note.sample, note.step) = (Some(sample), 0));
+    /// Another sample's training begins, after so many steps that an earlier process did.
+    pub fn sample(&self, sample: usize, step: u64) {
+        self.edit(|note| (note.sample, note.step) = (Some(sample), step));
     }
 
     /// A step is done.
@@ -423,7 +423,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut ranks = ranks(directory.path(), STALL);
         let third = ranks[2].own();
-        third.sample(5);
+        third.sample(5, 0);
         (0..812).for_each(|_| third.step());
         let (speaker, why) = wait(&mut ranks, STALL * 10, |_| {}).expect("an end");
         assert_eq!(speaker, 0);

@@ -55,7 +55,6 @@ impl Round {
         let candidate = vec![0.0; state.len()];
         let mut mine = Mine { samples: Vec::new(), best: None, candidate, interrupted: false, kept: true };
         for sample in samples {
-            comm.note().sample(sample);
             let stream = match self.data_order {
                 DataOrder::Common => 0,
                 DataOrder::Independent => sample as u64,
@@ -68,6 +67,8 @@ impl Round {
                 continue;
             }
             let progress = if reached.is_some() { progress } else { SampleProgress::default() };
+            let epochs = progress.train_loss.len() as u64;
+            comm.note().sample(sample, epochs * task.steps() as u64 + progress.within.steps);
             task.load(reached.as_deref().unwrap_or(state));
             drop(reached);
             self.train(task, key, progress, &mut mine, recorder)?;
