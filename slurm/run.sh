@@ -55,7 +55,7 @@ command -v "$AMLFS" >/dev/null || refuse "AMLFS=$AMLFS is not a program: build i
 # --- is there progress? Slurm queues a job again by itself too, when a node dies or another job goes first --------
 newest() { find "$OUT" -name 'epoch-*.h5' 2>/dev/null | sort | tail -n 1 || true; }
 # changes with every checkpoint, and within a round with what is kept of its samples
-progress() { { newest; find "$OUT/.samples" -name '*.h5' -printf '%f %T@\n' 2>/dev/null | sort; } | cksum; }
+progress() { { newest; find "$OUT/.samples" -name '*.h5' -printf '%f %T@\n' 2>/dev/null || true; } | sort | cksum; }
 before=$(progress)
 restarts=0
 if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && { read -r restarts && read -r last; } 2>/dev/null <"$OUT/.restarts"; then

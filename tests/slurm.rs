@@ -38,7 +38,7 @@ touch "$LOG/started"
 while [ -n "$UNTIL_USR1" ] && ! [ -e "$LOG/signalled" ]; do sleep 0.05; done
 [ ! -e "$out/STOP" ] || mv "$out/STOP" "$out/STOPPED"
 rm -f "$out"/epoch-*
-[ -z "$CHECKPOINT" ] || touch "$out/$CHECKPOINT"
+[ -z "$CHECKPOINT" ] || { mkdir -p "$(dirname "$out/$CHECKPOINT")" && touch "$out/$CHECKPOINT"; }
 exit "$CODE""#;
 
 struct Job {
@@ -153,6 +153,7 @@ fn a_run_that_stopped_early_or_lost_its_ranks_after_a_checkpoint_is_queued_again
         ("78", "epoch-0002.h5", false),
         ("101", "epoch-0002.h5", false),
         ("137", "", false),
+        ("137", ".samples/0.h5", true),
         ("137", "epoch-0001.h5", true),
         ("137", "epoch-0002.h5", true),
         ("205", "epoch-0002.h5", true),
@@ -166,7 +167,7 @@ fn a_run_that_stopped_early_or_lost_its_ranks_after_a_checkpoint_is_queued_again
 }
 
 #[test]
-fn three_restarts_without_a_new_checkpoint_are_enough() {
+fn three_restarts_without_progress_are_enough() {
     let mut job = Job::new(&[]).with("CODE", "75").with("CHECKPOINT", "epoch-0001.h5");
     let restart = |job: &mut Job, count: usize| {
         job.command.env("SLURM_RESTART_COUNT", count.to_string());
@@ -183,6 +184,11 @@ fn three_restarts_without_a_new_checkpoint_are_enough() {
     assert_eq!(restart(&mut job, 1).code, Some(75));
     let mut job = job.with("CHECKPOINT", "epoch-0002.h5");
     for count in 2..5 {
+        assert_eq!(restart(&mut job, count).code, Some(75));
+    }
+    // within a round
+    let mut job = Job::new(&[]).with("CODE", "75").with("CHECKPOINT", ".samples/3.h5");
+    for count in 0..5 {
         assert_eq!(restart(&mut job, count).code, Some(75));
     }
 }
