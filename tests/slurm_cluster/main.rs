@@ -145,7 +145,7 @@ fn after_the_warning_before_the_time_limit_the_job_is_queued_again_and_goes_on(s
     job.has_time();
     job.ends("COMPLETED", 1);
     let log = job.log();
-    assert!(log.contains("stopped early, everything saved: queued again"), "{log}");
+    assert!(log.contains("stopped early: queued again"), "{log}");
     assert_same_as_without_slurm(&job);
 }
 
@@ -160,7 +160,7 @@ fn without_a_warning_a_run_ends_before_its_job_would(slurm: &Slurm) {
     job.has_time();
     job.ends("COMPLETED", 1);
     let log = job.log();
-    assert!(log.contains("stopped early, everything saved: queued again") && !log.contains("USR1"), "{log}");
+    assert!(log.contains("stopped early: queued again") && !log.contains("USR1"), "{log}");
     assert_same_as_without_slurm(&job);
 }
 
