@@ -40,11 +40,18 @@ fn on_all_ranks(work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
     if comm.size() > 1 {
         process::log_environment();
     }
-    let outcome = work(&comm);
-    match &outcome {
-        Ok(()) => comm.part(),
-        Err(_) if comm.part_within(PATIENCE) => {}
-        Err(error) => comm::abort_all(process::report(error)),
+    match work(&comm) {
+        Ok(()) => {
+            comm.part();
+            Ok(())
+        }
+        Err(error) => {
+            // before the ranks part: when the first one has ended, its launcher ends those that still speak
+            let code = process::report(&error);
+            if !comm.part_within(PATIENCE) {
+                comm::abort_all(code);
+            }
+            Err(error.told_elsewhere())
+        }
     }
-    outcome
 }
