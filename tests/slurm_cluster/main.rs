@@ -183,12 +183,15 @@ fn a_job_that_lost_a_rank_after_a_checkpoint_is_queued_again_and_goes_on(slurm: 
     assert_same_as_without_slurm(&job);
 }
 
-fn three_restarts_without_a_checkpoint_end_with_advice(slurm: &Slurm) {
+fn three_restarts_without_progress_end_with_advice(slurm: &Slurm) {
     let job = job(slurm, &["--nodes=1"], &["--set=train.epoch_iterations=1000000"]);
     for restart in 1..=3 {
         until("the ranks run", || job.out.join("config.toml").exists() && ranks_in(&job.out).len() == 2 && job.runs());
+        // asked to end, they would save what they have done of the round, which is progress
+        let frozen = Frozen::new(ranks_in(&job.out));
         job.requeue(); // as Slurm itself does where another job goes first
         job.starts_again(restart);
+        drop(frozen);
     }
     job.ends("FAILED", 3);
     assert_eq!(job.field("ExitCode"), "78:0");
@@ -252,7 +255,7 @@ fn main() {
     let trials = trials![
         without_a_warning_a_run_ends_before_its_job_would,
         after_the_warning_before_the_time_limit_the_job_is_queued_again_and_goes_on,
-        three_restarts_without_a_checkpoint_end_with_advice,
+        three_restarts_without_progress_end_with_advice,
         a_job_that_lost_a_rank_after_a_checkpoint_is_queued_again_and_goes_on,
         tasks_of_an_array_have_their_seeds_and_directories_and_are_queued_again_alone,
         of_two_jobs_with_one_directory_the_second_is_refused,
