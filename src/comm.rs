@@ -10,7 +10,7 @@ use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
 use mpi::topology::{Process, SimpleCommunicator};
-use mpi::traits::{BufferMut, Communicator, CommunicatorCollectives, Equivalence, Root};
+use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
 
 use crate::error::{Error, Result, exit};
 use crate::lookout::{Asker, Lookout, OwnNote};
@@ -136,19 +136,8 @@ impl Comm {
         largest
     }
 
-    pub fn broadcast_f64(&self, values: &mut [f64], root: usize) {
-        self.broadcast(values, root);
-    }
-
-    pub fn broadcast_f32(&self, values: &mut [f32], root: usize) {
-        self.broadcast(values, root);
-    }
-
-    /// `values`, of the same length everywhere, as `root` has them.
-    fn broadcast<T>(&self, values: &mut [T], root: usize)
-    where
-        [T]: BufferMut,
-    {
+    /// `values` (f32 or f64), of the same length everywhere, as `root` has them.
+    pub fn broadcast<T: Equivalence>(&self, values: &mut [T], root: usize) {
         let Some(world) = self.world_if_any() else { return };
         let root: Process = world.process_at_rank(root as i32);
         for chunk in values.chunks_mut(CHUNK) {

@@ -14,7 +14,7 @@ use crate::atomic_file;
 use crate::checkpoint;
 use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
 use crate::comm::Comm;
-use crate::commands::skipped::Skipped;
+use crate::commands::skipped::{Skipped, print_skipped};
 use crate::config::Source;
 use crate::data::skipped::write_skipped;
 use crate::data::{EmbeddingsWriter, Encoded, EncodedImages, ImageTree};
@@ -89,11 +89,7 @@ fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
     }
     bar.finish_and_clear();
     terminal::line(&format!("{}: {} images of {} identities", arguments.out.display(), names.len(), identities.len()));
-    let (bad, all) = (skipped.count(), skipped.count() + tree.others().len());
-    if all > 0 {
-        let list = skipped.list().display();
-        terminal::line(&format!("skipped: {all} files, {bad} of them images that can't be used; listed in {list}"));
-    }
+    print_skipped(skipped.count() + tree.others().len(), skipped.count(), skipped.list());
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::cli::{self, Command};
 use crate::comm::{self, Comm};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{process, stop};
 
 /// How long a rank that failed waits for the others to have failed too, before it ends them.
@@ -31,6 +31,14 @@ pub fn run(command: Command) -> Result<()> {
         Command::Prepare(command) => prepare::run(&command),
         Command::Export(command) => export::run(&command),
         Command::Manual(arguments) => cli::write_manual(&arguments.directory),
+    }
+}
+
+/// What is wrong with the options every rank finds before MPI_Init; rank 0 tells it.
+fn only_rank_0_speaks(error: Error) -> Error {
+    match error {
+        Error::Config(_) if comm::launcher_rank() > 0 => error.told_elsewhere(),
+        other => other,
     }
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tch::Device;
 
-use super::{learned, on_all_ranks};
+use super::{learned, on_all_ranks, only_rank_0_speaks};
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::{RunArguments, TrainArguments};
-use crate::comm::{self, Comm};
+use crate::comm::Comm;
 use crate::config::{self, Config, Source};
 use crate::device;
 use crate::error::{Error, Result};
@@ -69,13 +69,6 @@ fn refuse_unused(arguments: &RunArguments, config: &Config) -> Result<()> {
             Err(Error::config(format!("--data {}: {why}", path.display())))
         }
         _ => Ok(()),
-    }
-}
-
-fn only_rank_0_speaks(error: Error) -> Error {
-    match error {
-        Error::Config(_) if comm::launcher_rank() > 0 => error.told_elsewhere(),
-        other => other,
     }
 }
 

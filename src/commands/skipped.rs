@@ -10,6 +10,7 @@ use crate::data::skipped::{named, write_skipped};
 use crate::embedding::FeatureSource;
 use crate::error::{Error, Result};
 use crate::eval::records_of_all;
+use crate::terminal;
 
 /// What was left out so far.
 pub struct Skipped {
@@ -36,6 +37,21 @@ impl Skipped {
 
     pub fn push(&mut self, name: &str, why: &str) {
         self.found.push((name.to_owned(), why.to_owned()));
+    }
+
+    /// Leaves out those of these images that were not found; the others' names, and what was found.
+    pub fn leave_out<T>(&mut self, names: Vec<String>, found: Vec<Result<T>>) -> (Vec<String>, Vec<T>) {
+        let (mut kept, mut good) = (Vec::new(), Vec::new());
+        for (name, found) in names.into_iter().zip(found) {
+            match found {
+                Ok(found) => {
+                    kept.push(name);
+                    good.push(found);
+                }
+                Err(why) => self.push(&name, &why.to_string()),
+            }
+        }
+        (kept, good)
     }
 
     pub fn count(&self) -> usize {
@@ -119,6 +135,14 @@ impl Skipped {
         }
         self.check(comm)?;
         Ok(numbers)
+    }
+}
+
+/// Tells how many files of a source were left out, `bad` of them images, and where they are listed; nothing if none was.
+pub fn print_skipped(all: usize, bad: usize, list: &Path) {
+    if all > 0 {
+        let list = list.display();
+        terminal::line(&format!("skipped: {all} files, {bad} of them images that can't be used; listed in {list}"));
     }
 }
 

@@ -182,7 +182,7 @@ pub fn read_shared(comm: &Comm, count: usize, mut read: impl FnMut(Range<usize>)
             if let Some(mine) = mine.as_ref().filter(|_| rank == comm.rank()) {
                 mine.to_device(Device::Cpu).copy_data(&mut values, rows * length);
             }
-            comm.broadcast_f32(&mut values, rank);
+            comm.broadcast(&mut values, rank);
             Tensor::from_slice(&values).view([rows as i64, length as i64])
         })
         .collect();

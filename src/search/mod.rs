@@ -129,7 +129,7 @@ pub fn run(
         let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
         // the best sample's rank holds it as its candidate; all go on from it
         progress.state = mine.candidate;
-        comm.broadcast_f32(&mut progress.state, best % comm.size());
+        comm.broadcast(&mut progress.state, best % comm.size());
         progress.policy = policy.state().clone();
         progress.epoch = round.epochs.end;
         if comm.is_root() {
@@ -187,10 +187,10 @@ impl Progress {
     /// Rank 0's epoch, policy and state on all ranks; their vectors have equal lengths everywhere already.
     pub fn broadcast(&mut self, comm: &Comm) {
         let mut epoch = [self.epoch as f64];
-        comm.broadcast_f64(&mut epoch, 0);
+        comm.broadcast(&mut epoch, 0);
         self.epoch = epoch[0] as usize;
         broadcast_policy(comm, &mut self.policy);
-        comm.broadcast_f32(&mut self.state, 0);
+        comm.broadcast(&mut self.state, 0);
     }
 }
 
@@ -200,7 +200,7 @@ fn broadcast_policy(comm: &Comm, policy: &mut PolicyState) {
     let mut updates = vec![*step as f64];
     let memory = memory.iter_mut().map(|vector| &mut vector.values);
     for values in [&mut updates, mu, sigma].into_iter().chain(memory) {
-        comm.broadcast_f64(values, 0);
+        comm.broadcast(values, 0);
     }
     *step = updates[0] as u64;
 }

@@ -11,30 +11,17 @@ use std::time::{Duration, SystemTime};
 
 use cluster::{Job, Slurm, Without};
 use libtest_mimic::{Arguments, Completion, Trial};
+use support::faces::{SMALL_FACES, packed};
 use support::kill::ranks_in;
-use support::{amlfs, assert_code, path, saved_epochs, until};
+use support::{saved_epochs, until};
 
 const MEGAFACE: &str = "amlfs_megaface.slurm";
 
-/// A search of 10 epochs on 32 x 32 images, seconds without Slurm. On CPU, where the bits are promised.
-const FACES: &[&str] = &[
-    "--search=paper",
-    "--device=cpu",
-    "--threads=1",
-    "--samples=2",
-    "--policy=mirrored",
-    "--epochs=10",
-    "--set=search.warmup_epochs=0",
-    "--set=search.sigma=0.2",
-    "--set=data.faces.size=[32, 32]",
-    "--set=data.faces.probe_identities=4",
-    "--set=data.faces.distractor_identities=4",
-    "--set=data.faces.images_per_identity=5",
-    "--set=data.crop_padding=2",
-    "--set=model.width=0.125",
-    "--set=train.batch_size=20",
-    "--set=train.milestones=[8]",
-];
+/// A longer search on images of `SMALL_FACES`, seconds without Slurm.
+fn face_search() -> Vec<&'static str> {
+    let longer = ["--samples=2", "--policy=mirrored", "--epochs=10", "--set=train.milestones=[8]"];
+    [SMALL_FACES, &longer].concat()
+}
 
 const CIFAR: &[&str] = &[
     "--device=cpu",
@@ -48,12 +35,8 @@ const CIFAR: &[&str] = &[
     "--set=train.milestones=[6]",
 ];
 
-/// 120 images of 24 identities, packed.
 fn faces(directory: &Path) -> PathBuf {
-    let (tree, file) = (path(directory, "images"), path(directory, "faces.h5"));
-    assert_code(&amlfs(&["prepare", "glyphs", &tree, "--identities=24", "--images=5", "--size=32x32"]), 0);
-    assert_code(&amlfs(&["prepare", "faces", &tree, "--out", &file, "--size=32x32"]), 0);
-    file.into()
+    packed(directory, "faces", 24, 1).into()
 }
 
 /// Stripes that depend on the label, in CIFAR-10's binary version: five batches of 40 images and one for the test.
@@ -75,13 +58,18 @@ fn cifar(directory: &Path) -> PathBuf {
 /// A job of the MegaFace script with the small search, on these nodes.
 fn job<'a>(slurm: &'a Slurm, options: &[&str], settings: &[&str]) -> Job<'a> {
     let data = slurm.data("faces", faces);
-    slurm.submit(MEGAFACE, &[("PRESET", "faces-small"), ("DATA", data)], options, &[FACES, settings].concat())
+    slurm.submit(
+        MEGAFACE,
+        &[("PRESET", "faces-small"), ("DATA", data)],
+        options,
+        &[&face_search()[..], settings].concat(),
+    )
 }
 
 /// The bits of the same search without Slurm.
 fn assert_same_as_without_slurm(job: &Job) {
     let data = job.slurm.data("faces", faces);
-    let settings = [&["--preset=faces-small", "--data", data], FACES].concat();
+    let settings = [&face_search()[..], &["--data", data]].concat();
     job.slurm.assert_same_as_without(&job.out, &settings);
 }
 
@@ -130,7 +118,7 @@ fn mpirun_over_two_nodes_gives_these_bits_too(slurm: &Slurm) {
     let variables =
         [("PRESET", "faces-small"), ("DATA", slurm.data("faces", faces)), ("LAUNCHER", "mpirun --bind-to none")];
     let options = ["--nodes=2", "--ntasks-per-node=1"];
-    let job = slurm.submit(MEGAFACE, &[&variables[..], &network].concat(), &options, FACES);
+    let job = slurm.submit(MEGAFACE, &[&variables[..], &network].concat(), &options, &face_search());
     job.ends("COMPLETED", 0);
     assert_same_as_without_slurm(&job);
 }

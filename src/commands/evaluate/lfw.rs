@@ -34,21 +34,13 @@ fn measure(arguments: &LfwArguments, comm: &Comm, threads: usize, run: StoredRun
     let Pairs { names, images, pairs, same, folds } = comm.agree(Pairs::read(arguments))?;
     let mut skipped = Skipped::new(PathBuf::from(SKIPPED), names.len(), arguments.max_skipped);
     let found = images.look(comm, threads, &names)?;
-    let (mut rows, mut kept, mut encoded) = (vec![None; names.len()], Vec::new(), Vec::new());
-    for (image, (name, found)) in names.into_iter().zip(found).enumerate() {
-        match found {
-            Ok(found) => {
-                rows[image] = Some(kept.len());
-                kept.push(name);
-                encoded.push(found);
-            }
-            Err(why) => skipped.push(&name, &why.to_string()),
-        }
-    }
+    let mut row = 0..;
+    let rows: Vec<Option<usize>> = found.iter().map(|found| found.as_ref().ok().and_then(|_| row.next())).collect();
+    let (kept, images) = skipped.leave_out(names, found);
     skipped.check(comm)?;
 
     let (size, fit) = (embedder.size, embedder.fit);
-    let mut source = FeatureSource::images(&mut embedder, EncodedImages { images: encoded, size, fit });
+    let mut source = FeatureSource::images(&mut embedder, EncodedImages { images, size, fit });
     let embeddings = read_shared(comm, source.count(), |range| {
         let rows = source.read(range)?;
         skipped.stop_early(source.broken())?;

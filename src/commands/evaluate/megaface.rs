@@ -7,9 +7,10 @@ use serde_json::json;
 use tch::Tensor;
 
 use super::megaface_inputs::{Inputs, Items, Set, check_options};
-use super::{on_all_ranks, told_once};
+use super::on_all_ranks;
 use crate::cli::MegafaceArguments;
 use crate::comm::Comm;
+use crate::commands::only_rank_0_speaks;
 use crate::data::NameList;
 use crate::embedding::{Embedder, StoredRun, read_shared};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use crate::terminal;
 const ALGORITHM: &str = "amlfs";
 
 pub fn run(arguments: &MegafaceArguments) -> Result<()> {
-    check_options(arguments).map_err(told_once)?;
+    check_options(arguments).map_err(only_rank_0_speaks)?;
     let model = arguments.model.as_deref();
     on_all_ranks(model, &arguments.machine, |comm, threads, run| measure(arguments, comm, threads, run))
 }

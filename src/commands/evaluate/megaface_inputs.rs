@@ -105,16 +105,7 @@ impl Inputs {
             };
             let found = comm.agree(located(comm, threads, root, &names, as_listed, look_at))?;
             let good: Vec<bool> = found.iter().map(Result::is_ok).collect();
-            let (mut kept, mut paths) = (Vec::new(), Vec::new());
-            for (name, found) in names.into_iter().zip(found) {
-                match found {
-                    Ok(path) => {
-                        kept.push(name);
-                        paths.push(path);
-                    }
-                    Err(why) => skipped.push(&name, &why.to_string()),
-                }
-            }
+            let (kept, paths) = skipped.leave_out(names, found);
             if kept.is_empty() {
                 skipped.check(comm)?;
                 return comm.agree(Err(Error::file(root, "none of the listed images is there and whole")));

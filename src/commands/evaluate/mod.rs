@@ -8,7 +8,8 @@ mod reid;
 use std::path::Path;
 
 use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
-use crate::comm::{self, Comm};
+use crate::comm::Comm;
+use crate::commands::only_rank_0_speaks;
 use crate::config::{DataKind, DeviceKind};
 use crate::device;
 use crate::embedding::StoredRun;
@@ -32,11 +33,6 @@ fn threads(machine: &MachineArguments, comm: &Comm) -> usize {
     threads
 }
 
-/// An error that every rank meets before MPI_Init is rank 0's to tell.
-fn told_once(error: Error) -> Error {
-    if comm::launcher_rank() > 0 { error.told_elsewhere() } else { error }
-}
-
 /// Runs `work` on every rank, with so many threads, and with the checkpoint that is the model's if there is one.
 fn on_all_ranks(
     model: Option<&Path>,
@@ -45,7 +41,7 @@ fn on_all_ranks(
 ) -> Result<()> {
     if model.is_none() && (machine.device == Some(DeviceKind::Cuda) || machine.devices_per_rank.is_some()) {
         let why = "only a checkpoint's network (--model) computes there; features from files are compared on the CPU";
-        return Err(told_once(Error::config(format!("--device cuda and --devices-per-rank: {why}"))));
+        return Err(only_rank_0_speaks(Error::config(format!("--device cuda and --devices-per-rank: {why}"))));
     }
     // before MPI_Init because of the devices; what is wrong with it the ranks tell each other after
     let run = model.map(|path| StoredRun::open(path, |config| machine.adjust(&mut config.run))).transpose();

@@ -6,6 +6,8 @@ mod reid;
 
 use std::path::Path;
 
+use super::skipped;
+use crate::atomic_file::with_suffix;
 use crate::cli::PrepareCommand;
 use crate::data::{PackingReport, PrepareOptions, Source, prepare};
 use crate::error::Result;
@@ -34,12 +36,5 @@ fn packed(source: &dyn Source, options: &PrepareOptions, out: &Path) -> Result<O
 }
 
 fn print_skipped(report: &PackingReport, out: &Path) {
-    if !report.skipped.is_empty() {
-        terminal::line(&format!(
-            "skipped: {} files, {} of them images that can't be used; listed in {}.skipped.csv",
-            report.skipped.len(),
-            report.unusable,
-            out.display()
-        ));
-    }
+    skipped::print_skipped(report.skipped.len(), report.unusable, &with_suffix(out, ".skipped.csv"));
 }
