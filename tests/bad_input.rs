@@ -135,7 +135,9 @@ fn a_dry_run_says_what_the_run_would_go_on_with_and_meets_its_errors() {
     };
     says(&dry(&[]), "run starts anew");
     says(&dry(&["--resume"]), "run starts anew");
-    assert!(!run.exists(), "nothing is written");
+    says(&dry(&[]), "# saving a stop took 0.");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
+    assert_error(&search(2, &["--out=/proc/run", "--dry-run"]), 1, "can't be written");
 
     assert_code(&search(2, &[&out]), 0);
     let before = std::fs::read(run.join("run.log")).unwrap();

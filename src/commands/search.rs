@@ -1,5 +1,6 @@
 //! The search, and `train`: the same with a fixed loss, or with what a search learned.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tch::Device;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model;
 use crate::policy::Policy;
 use crate::pretrained;
-use crate::run_directory::{Found, RunDirectory, RunRecorder};
+use crate::run_directory::{self, Found, GRACE, RunDirectory, RunRecorder};
 use crate::search::{self, Progress};
 use crate::stop::Stop;
 use crate::task::{self, Task};
@@ -87,9 +88,10 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     if arguments.dry_run {
         let looked = if comm.is_root() { what_out_holds(arguments, config) } else { Ok(None) };
         let start = comm.agree(looked)?;
+        let keeping = arguments.out.as_deref().map(|out| time_to_keep(out, &*task, comm)).transpose()?;
         if comm.is_root() {
             print_plan(config, comm, devices, &*task);
-            start.iter().for_each(|line| println!("# {line}"));
+            keeping.iter().chain(&start).for_each(|line| println!("# {line}"));
         }
         return Ok(());
     }
@@ -113,6 +115,22 @@ fn what_out_holds(arguments: &RunArguments, config: &Config) -> Result<Option<St
         Found::Finished => "is complete: nothing would be done".into(),
     };
     Ok(Some(format!("the run in {} {start}", out.display())))
+}
+
+/// For a plan: how long a stop takes to be saved, by the slowest of the ranks, all at once. Errors: --out can't be written.
+fn time_to_keep(out: &Path, task: &dyn Task, comm: &Comm) -> Result<String> {
+    let numbers = task.specs().iter().map(|spec| spec.len()).sum();
+    comm.barrier();
+    let took = comm.agree(run_directory::time_to_keep(out, comm.rank(), numbers))?;
+    let seconds = comm.all_max(took.as_millis() as u64) as f64 / 1000.0;
+    if comm.is_root() && seconds > GRACE.as_secs_f64() {
+        log::warn!(
+            "saving a stop takes {seconds:.0} s, longer than the {} s that Slurm leaves by default between TERM and KILL: have \
+             the job warned earlier (sbatch --signal, docs/clusters.md)",
+            GRACE.as_secs()
+        );
+    }
+    Ok(format!("saving a stop took {seconds:.2} s, all ranks at once"))
 }
 
 fn check_size(config: &Config, comm: &Comm) -> Result<()> {

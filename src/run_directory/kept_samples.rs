@@ -1,12 +1,12 @@
 //! What is kept of the samples of the round that is under way: OUT/.samples/N.h5, written by the rank that trains sample N,
 //! read by the one that goes on with it, and removed with the round's checkpoint.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, process};
 
 use crate::checkpoint::{read_sample, write_sample};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::state::{SampleKey, SampleProgress};
 
 /// Finished samples are kept when this many times the time that keeping takes has passed: it costs 1 % at most.
@@ -14,7 +14,7 @@ const PAYS_AFTER: u32 = 100;
 /// Default of run.save_minutes.
 const MINUTES: f64 = 10.0;
 /// Slurm's KillWait, what a job has by default from TERM to KILL.
-const GRACE: Duration = Duration::from_secs(30);
+pub const GRACE: Duration = Duration::from_secs(30);
 
 pub struct KeptSamples {
     directory: PathBuf,
@@ -102,6 +102,19 @@ impl KeptSamples {
     fn file(&self, key: &SampleKey) -> PathBuf {
         self.directory.join(format!("{}.h5", key.sample))
     }
+}
+
+/// For a plan: how long a rank takes to keep a state of `numbers` numbers in a run directory at `run`, which need not be
+/// there; the file is removed again. Errors: nothing can be written there.
+pub fn time_to_keep(run: &Path, rank: usize, numbers: usize) -> Result<Duration> {
+    let place = run.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("."));
+    let file = place.join(format!(".amlfs-plan-{}-{rank}.h5", process::id()));
+    let key = SampleKey { sample: rank, epochs: 0..0, stream: 0, theta: Vec::new(), start_crc32: 0 };
+    let start = Instant::now();
+    let written = write_sample(&file, &key, &SampleProgress::default(), Some(&vec![0.0; numbers]));
+    let took = start.elapsed();
+    let _ = fs::remove_file(&file); // not there if it could not be written
+    written.map(|()| took)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use kept_samples::KeptSamples;
+pub use kept_samples::{GRACE, time_to_keep};
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
