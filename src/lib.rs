@@ -23,6 +23,7 @@ pub mod process;
 pub mod rng;
 pub mod run_directory;
 mod run_lock;
+pub mod runs;
 pub mod search;
 pub mod state;
 pub mod stop;

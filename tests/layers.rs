@@ -15,6 +15,7 @@ const LAYERS: &[&str] = &[
     "run_directory",
     "terminal",
     "pace",
+    "runs",
     "search",
     "task",
     "embedding",

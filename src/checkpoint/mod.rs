@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::state::{EpochRecord, PolicyState, TensorSpec};
 
-pub use read::read;
+pub use read::{read, read_history};
 pub use sample_file::{SavedSample, read_sample, write_sample};
 pub use write::write;
 

@@ -20,21 +20,30 @@ use crate::state::{
 /// Errors (`Error::Failed`, one sentence with the path): not there, not HDF5, truncated, damaged, another program's
 /// file, another major version of the format.
 pub fn read(path: &Path) -> Result<Checkpoint> {
+    read_with(path, true)
+}
+
+/// The same without the tensors, which may be a thousand times the rest. Errors: those of `read`.
+pub fn read_history(path: &Path) -> Result<Checkpoint> {
+    read_with(path, false)
+}
+
+fn read_with(path: &Path, with_tensors: bool) -> Result<Checkpoint> {
     let path = &file_of(path)?;
-    read_file(path).map_err(|Cause(text)| match hdf5_file::instead_of_a_checkpoint(path) {
+    read_file(path, with_tensors).map_err(|Cause(text)| match hdf5_file::instead_of_a_checkpoint(path) {
         Some(kind) => Error::file(path, format!("{kind}; wanted is a checkpoint: a run's final.h5 or epoch-*.h5")),
         None => Error::file(path, text),
     })
 }
 
-fn read_file(path: &Path) -> Outcome<Checkpoint> {
+fn read_file(path: &Path, with_tensors: bool) -> Outcome<Checkpoint> {
     check_bytes(path)?;
     let file = open(path)?;
 
     let policy = read_policy(&file)?;
     let mut tensors = Vec::new();
     for (name, _) in TENSOR_GROUPS {
-        if file.link_exists(name) {
+        if with_tensors && file.link_exists(name) {
             read_tensors(&file.group(name)?, &mut tensors)?;
         }
     }
@@ -49,12 +58,13 @@ fn read_file(path: &Path) -> Outcome<Checkpoint> {
             device: text(&file, "device")?,
         },
         epoch: number(&file, "epoch")? as usize,
-        history: read_history(&file, policy.mu.len())?,
+        history: read_records(&file, policy.mu.len())?,
         policy,
         tensors,
         test: read_test(&file)?,
     };
-    if digest(&checkpoint, &blocks(&checkpoint)?) != text(&file, "digest")? {
+    // the digest is one of the tensors too; all bytes have been checked
+    if with_tensors && digest(&checkpoint, &blocks(&checkpoint)?) != text(&file, "digest")? {
         return Err("damaged: its content does not match its digest".into());
     }
     Ok(checkpoint)
@@ -128,7 +138,7 @@ fn read_policy(file: &File) -> Outcome<PolicyState> {
     })
 }
 
-fn read_history(file: &File, width: usize) -> Outcome<Vec<EpochRecord>> {
+fn read_records(file: &File, width: usize) -> Outcome<Vec<EpochRecord>> {
     let Ok([epochs, batch]) = <[usize; 2]>::try_from(file.dataset("history/status")?.shape()) else {
         return Err("damaged: history/status is not of two dimensions".into());
     };

@@ -301,6 +301,12 @@ impl TypedConfig {
     /// The keys whose values differ such that a run can't be continued, as `key: theirs, ours`. Where the data lie,
     /// on what it is computed and how much is kept may change between jobs.
     pub fn differences(&self, other: &TypedConfig) -> Vec<String> {
+        let told = |(key, ours, theirs)| format!("{key} is {theirs} there and {ours} here");
+        self.different_settings(other).into_iter().map(told).collect()
+    }
+
+    /// The same as (key, ours, theirs), the values as TOML or `nothing`.
+    pub fn different_settings(&self, other: &TypedConfig) -> Vec<(String, String, String)> {
         let comparable = |config: &TypedConfig| {
             let mut config = config.clone();
             config.data.path = None;
@@ -327,7 +333,7 @@ impl TypedConfig {
     }
 }
 
-fn compare(prefix: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) {
+fn compare(prefix: &str, ours: &Table, theirs: &Table, found: &mut Vec<(String, String, String)>) {
     let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
     for key in keys {
         match (ours.get(key), theirs.get(key)) {
@@ -336,7 +342,7 @@ fn compare(prefix: &str, ours: &Table, theirs: &Table, found: &mut Vec<String>) 
             }
             (ours, theirs) if ours != theirs => {
                 let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
-                found.push(format!("{prefix}{key} is {} there and {} here", show(theirs), show(ours)));
+                found.push((format!("{prefix}{key}"), show(ours), show(theirs)));
             }
             _ => {}
         }
