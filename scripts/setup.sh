@@ -2,7 +2,7 @@
 # Makes this machine able to build and run amlfs, and leaves one file to source: "$AMLFS_CACHE/env.sh".
 #
 #   scripts/setup.sh                install what is missing, then write env.sh
-#   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where it can be installed, a Slurm
+#   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where they can be installed, Slurm and Chromium
 #
 # On Debian or Ubuntu with root or sudo, missing packages are installed with apt and a CPU build of libtorch is
 # unpacked into the cache. Everywhere else it says exactly what is missing and how clusters provide it.
@@ -39,6 +39,8 @@ if [ "${1:-}" = --for-tests ]; then
     command -v shellcheck >/dev/null || need "shellcheck" shellcheck
     # without it tests/slurm_cluster is ignored
     command -v sbatch >/dev/null || ! can_install || need "Slurm" slurm-wlm munge
+    # without it the pages of amlfs report are not looked at
+    command -v chromium >/dev/null || ! can_install || need "a browser" chromium
 fi
 if [ -z "${LIBTORCH:-}" ] && [ -z "${LIBTORCH_USE_PYTORCH:-}" ]; then
     python3 -m pip --version >/dev/null 2>&1 || need "Python's pip (it fetches libtorch)" python3 python3-pip

@@ -16,6 +16,7 @@ const LAYERS: &[&str] = &[
     "terminal",
     "pace",
     "runs",
+    "figures",
     "search",
     "task",
     "embedding",

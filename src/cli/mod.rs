@@ -55,6 +55,8 @@ pub enum Command {
     Evaluate(EvaluateArguments),
     /// Show what a checkpoint holds
     Inspect(InspectArguments),
+    /// Show what runs found, side by side, as one page
+    Report(ReportArguments),
     /// Pack a data set into one file
     #[command(subcommand)]
     Prepare(PrepareCommand),
@@ -314,6 +316,20 @@ fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {
     sides
         .filter(|&(height, width): &(usize, usize)| (16..=1024).contains(&height) && (16..=1024).contains(&width))
         .ok_or_else(|| "expected HEIGHTxWIDTH, each 16 to 1024, for example 112x96".into())
+}
+
+#[derive(Args)]
+pub struct ReportArguments {
+    /// Runs: their directories or checkpoints. Those with the same settings and other seeds are one line; a run that is not
+    /// finished is shown as far as it is
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page to write, HTML; one that is there is replaced
+    #[arg(long, short, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+    /// Write each figure as NAME.svg and NAME.png, and its numbers as NAME.csv, into this directory too
+    #[arg(long, value_name = "DIR")]
+    pub figures: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -5,6 +5,7 @@ mod export;
 mod inspect;
 mod learned;
 mod prepare;
+mod report;
 mod search;
 mod skipped;
 
@@ -28,6 +29,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Train(arguments) => search::train(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),
         Command::Export(command) => export::run(&command),
         Command::Manual(arguments) => cli::write_manual(&arguments.directory),

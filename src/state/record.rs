@@ -142,8 +142,8 @@ pub const EPOCH_COLUMNS: &[Column<EpochRecord>] = &[
     derived!(Number "train_loss", "1", "mean training loss", |r| mean(&r.finite(|s| s.train_loss)), shown("train loss", 12, 4)),
     stored!(Number images_per_second, "1/s", "training images per second over all ranks", 0, shown("images/s", 10, 0)),
     stored!(Number seconds, "s", "wall-clock time of the epoch", 0, None),
-    derived!(Number "train_seconds", "s", "wall-clock time of training", |r| r.share(|s| s.train_seconds), shown("train s", 10, 2)),
-    derived!(Number "validation_seconds", "s", "wall-clock time of validation", |r| r.share(|s| s.validation_seconds), shown("valid s", 9, 2)),
+    derived!(Number "train_seconds", "s", "wall-clock time of training", EpochRecord::train_seconds, shown("train s", 10, 2)),
+    derived!(Number "validation_seconds", "s", "wall-clock time of validation", EpochRecord::validation_seconds, shown("valid s", 9, 2)),
     stored!(Number wait_seconds, "s", "time of waiting for the slowest rank", 0, shown("wait s", 9, 2)),
     stored!(Number exchange_seconds, "s", "time of gathering rewards, updating mu and broadcasting the best model", 0, shown("exch s", 8, 3)),
     stored!(Number checkpoint_seconds, "s", "time of writing the previous checkpoint", 0, shown("save s", 8, 3)),
@@ -210,6 +210,15 @@ impl EpochRecord {
 
     fn rewards(&self) -> Vec<f64> {
         self.finite(|sample| sample.reward)
+    }
+
+    /// Wall-clock time of training, and of validation.
+    pub fn train_seconds(&self) -> f64 {
+        self.share(|sample| sample.train_seconds)
+    }
+
+    pub fn validation_seconds(&self) -> f64 {
+        self.share(|sample| sample.validation_seconds)
     }
 
     /// The part of the epoch's busy seconds that this kind of work took. All samples' seconds are known, not which rank

@@ -6,6 +6,7 @@ mod evidence;
 mod full_disk;
 mod man_page;
 mod orl_faces;
+mod report;
 #[path = "../support/mod.rs"]
 mod support;
 mod user_namespaces;
@@ -44,6 +45,7 @@ fn main() {
         full_disk::a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
         man_page::every_page_is_shown_without_a_warning,
+        report::every_figure_is_labelled_and_inside_its_frame_on_desks_and_phones,
         orl_faces::real_faces_are_prepared_searched_and_measured,
         user_namespaces::ranks_in_containers_exchange_large_states_and_get_the_same_bits,
     ];
