@@ -6,8 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use amlfs::checkpoint;
+use amlfs::config::TypedConfig;
 use amlfs::data::Embeddings;
-use support::{SMALL, amlfs, assert_code, assert_error, damaged_png, for_training, path, text, two_at_once};
+use serde_json::json;
+use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, damaged_png, for_training, path, text, two_at_once};
 
 /// A small network for glyphs, trained for an epoch: its final.h5.
 fn trained(directory: &Path) -> String {
@@ -172,6 +175,133 @@ fn a_file_of_another_kind_is_told_with_what_to_give_instead() {
     assert_error(&amlfs(&["inspect", &path(here, "half.h5")]), 1, "half.h5: truncated, or not an amlfs checkpoint");
     let told = "packed.h5: not a directory; give the directory that the image files are below";
     assert_error(&export(&model, &packed, &path(here, "x.h5"), &[]), 1, told);
-    let other = amlfs(&["export", "weights", "--model", &model, "--out", &path(here, "w.pth")]);
-    assert_error(&other, 78, "w.pth: must end in .safetensors");
+    let other = amlfs(&["export", "weights", "--model", &model, "--out", &path(here, "w.bin")]);
+    assert_error(&other, 78, "w.bin: must end in .safetensors or .pth, or have a --format");
+}
+
+#[test]
+fn weights_are_exported_as_they_are_for_safetensors_and_for_torch_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    let weights = |name: &str, more: &[&str]| -> Vec<u8> {
+        let out = path(here, name);
+        assert_code(&amlfs(&[&["export", "weights", "--model", &model, "--out", &out], more].concat()), 0);
+        std::fs::read(out).unwrap()
+    };
+    let bytes = weights("w.safetensors", &[]);
+    assert!(bytes == weights("other.bin", &["--format=safetensors"]), "equal content, other bytes");
+    let header = std::str::from_utf8(&bytes[8..]).unwrap_err().valid_up_to();
+    let header = std::str::from_utf8(&bytes[8..8 + header]).unwrap();
+    let places = ["{\"__metadata__\":{\"amlfs_config\":", "\"epoch\":\"1\"", "\"format\":\"pt\"}", "bn1.bias"];
+    assert!(places.map(|what| header.find(what).expect(what)).is_sorted());
+    weights("w.pth", &[]);
+    let found = tch::Tensor::loadz_multi(path(here, "w.pth")).unwrap();
+    let expected = checkpoint::read(Path::new(&model)).unwrap();
+    let expected: Vec<_> = expected.tensors.iter().filter(|tensor| tensor.path.starts_with("model/")).collect();
+    assert_eq!(found.len(), expected.len());
+    for tensor in expected {
+        let (_, read) = found.iter().find(|(name, _)| *name == tensor.path["model/".len()..]).unwrap();
+        assert_eq!(read.size(), tensor.shape.iter().map(|&side| side as i64).collect::<Vec<_>>());
+        assert_eq!(Vec::<f32>::try_from(read.reshape(-1)).unwrap(), tensor.values);
+    }
+}
+
+#[test]
+fn a_searchs_loss_is_exported_with_its_schedules_and_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let out = format!("--out={}", path(here, "search"));
+    assert_code(&amlfs(&[SMALL, NATURAL, &[&out]].concat()), 0);
+    let search = checkpoint::read(&here.join("search")).unwrap();
+    let loss = |name: &str, more: &[&str]| {
+        let (run, out) = (path(here, "search"), path(here, name));
+        amlfs(&[&["export", "loss", "--model", &run, "--out", &out], more].concat())
+    };
+    let output = loss("loss.json", &[]);
+    assert_code(&output, 0);
+    assert!(text(&output).contains("loss.json: what was learned in 3 of 3 epochs\n"), "{}", text(&output));
+    let written = std::fs::read_to_string(path(here, "loss.json")).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&written).unwrap();
+    let typed = TypedConfig::from_toml(&search.info.config).unwrap();
+    assert_eq!((&found["filetype"], &found["version"]), (&json!("amlfs loss"), &json!([1, 0])));
+    assert_eq!((&found["space"], &found["intervals"]), (&json!("derivatives"), &json!(typed.search.intervals)));
+    assert_eq!((&found["head"], &found["scale"]), (&json!("normalised"), &json!(typed.loss.scale)));
+    assert_eq!((&found["w_max"], &found["tau_weights"]), (&json!(typed.loss.w_max), &json!(typed.loss.tau_weights)));
+    assert_eq!(found["components"], json!(typed.search.space().names()));
+    assert_eq!(found["mean"], json!(search.policy.mu));
+    for (epoch, record) in search.history.iter().enumerate() {
+        assert_eq!(found["means"][epoch], json!(record.mu));
+    }
+    // a round ends with the milestone after the first epoch, and the other two are one: its best sample is known at its end
+    assert_eq!(search.history[1].best, -1);
+    let best = |epoch: usize| search.history[epoch].best as usize;
+    for (epoch, best) in [best(0), best(2), best(2)].into_iter().enumerate() {
+        assert_eq!(found["chosen"][epoch], json!(search.history[epoch].samples[best].theta));
+    }
+    let run = &found["run"];
+    assert_eq!(run["checkpoint"], json!(path(here, "search/final.h5")));
+    assert_eq!((&run["epoch"], &run["epochs"], &run["seed"]), (&json!(3), &json!(3), &json!(1)));
+    assert_eq!(run["test"]["top1"], json!(search.test.iter().find(|(name, _)| name == "top1").unwrap().1));
+
+    // the module ends with the same
+    assert_code(&loss("loss.py", &[]), 0);
+    assert_code(&loss("other", &["--format=python"]), 0);
+    let module = std::fs::read_to_string(path(here, "loss.py")).unwrap();
+    assert_eq!(module, std::fs::read_to_string(path(here, "other")).unwrap());
+    assert!(module.starts_with("\"\"\"The loss function that a search of amlfs learned"));
+    assert_eq!(module.split_once("\nLEARNED = ").unwrap().1, written);
+
+    // of a search that has not ended, what it has learned so far
+    let early = path(here, "search/epoch-0001.h5");
+    let output = amlfs(&["export", "loss", "--model", &early, "--out", &path(here, "early.json")]);
+    assert_code(&output, 0);
+    assert!(
+        text(&output).contains("what was learned in 1 of 3 epochs: the search has not ended\n"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn a_loss_that_can_not_be_exported_is_an_error_that_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let (here, model) = (directory.path(), trained(directory.path()));
+    let loss = |model: &str, name: &str, more: &[&str]| {
+        amlfs(&[&["export", "loss", "--model", model, "--out", &path(here, name)], more].concat())
+    };
+    let fixed = "final.h5: the checkpoint of a training with a fixed loss: it has learned no loss";
+    assert_error(&loss(&model, "x.py", &[]), 1, fixed);
+    let told = "x.txt: must end in .py or .json, or have a --format";
+    assert_error(&loss(&model, "x.txt", &[]), 78, told);
+    assert_error(&loss(&model, "x.py", &["--format=json"]), 78, "--format json: --out ");
+    assert_code(&loss(&model, "x.py", &["--format=onnx"]), 2);
+    std::fs::write(path(here, "there.py"), "mine").unwrap();
+    assert_error(&loss(&model, "there.py", &[]), 1, "there.py: exists already");
+    std::fs::create_dir(path(here, "empty")).unwrap();
+    assert_error(&loss(&path(here, "empty"), "x.py", &[]), 1, "empty: a directory without a checkpoint");
+    assert_error(&loss(&path(here, "run/config.toml"), "x.py", &[]), 1, "config.toml: not an HDF5 file; wanted is");
+
+    // a search's, changed
+    let out = format!("--out={}", path(here, "search"));
+    assert_code(&amlfs(&[SMALL, &["--epochs=1", &out]].concat()), 0);
+    let search = checkpoint::read(&here.join("search")).unwrap();
+    type Change<'a> = &'a dyn Fn(&mut checkpoint::Checkpoint);
+    let changes: [(&str, Change, &str); 4] = [
+        ("none.h5", &|c| c.history.clear(), "a search without a finished epoch: it has learned no loss"),
+        ("nan.h5", &|c| c.history[0].mu[2] = f64::NAN, "history/mu has numbers that are not finite"),
+        (
+            "other.h5",
+            &|c| c.info.config = c.info.config.replace("intervals = 6", "intervals = 3"),
+            "damaged: theta has 24 numbers, by its configuration 12",
+        ),
+        ("config.h5", &|c| c.info.config.push_str("\n[future]\n"), "the stored configuration can't be used: "),
+    ];
+    for (name, change, why) in changes {
+        let (mut changed, file) = (search.clone(), path(here, name));
+        change(&mut changed);
+        checkpoint::write(Path::new(&file), &changed).unwrap();
+        assert_error(&loss(&file, "x.py", &[]), 1, &format!("{name}: "));
+        assert_error(&loss(&file, "x.py", &[]), 1, why);
+    }
+    assert!(!Path::new(&path(here, "x.py")).exists());
 }

@@ -1,6 +1,7 @@
 //! What was typed. What it means is in `config` and `commands`.
 
 mod evaluate;
+mod export;
 mod manual;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,9 @@ use evaluate::parse_share;
 pub use evaluate::{
     EvaluateArguments, EvaluateCommand, EvaluateTestArguments, LfwArguments, MachineArguments, MegafaceArguments,
     ReidArguments,
+};
+pub use export::{
+    ExportCommand, ExportEmbeddingsArguments, ExportLossArguments, ExportWeightsArguments, LossFormat, WeightsFormat,
 };
 pub use manual::write_manual;
 
@@ -60,7 +64,7 @@ pub enum Command {
     /// Pack a data set into one file
     #[command(subcommand)]
     Prepare(PrepareCommand),
-    /// Hand a model or its embeddings to other programs
+    /// Hand a learned loss, a model or its embeddings to other programs
     #[command(subcommand)]
     Export(ExportCommand),
     /// Write man pages and shell completions below a directory, as scripts/install.sh does
@@ -268,47 +272,6 @@ pub struct PrepareGlyphsArguments {
     /// Seed of the glyphs and their images: equal seeds give equal files
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-}
-
-#[derive(Subcommand)]
-pub enum ExportCommand {
-    /// Unit embeddings of the images below a directory, with their mirror images' added, by any run's network: .h5 or
-    /// .npy
-    Embeddings(ExportEmbeddingsArguments),
-    /// The model's weights for PyTorch: .safetensors
-    Weights(ExportWeightsArguments),
-}
-
-#[derive(Args)]
-pub struct ExportEmbeddingsArguments {
-    /// Checkpoint of the network that embeds the images, or a run's directory
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// Directory with image files at any depth; the directory that holds an image is its identity
-    pub images: PathBuf,
-    /// File to write: .h5 (embeddings, names, identities) or .npy (embeddings; the names go to FILE.names.txt)
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Share of the images that may be missing or broken, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
-    /// are more, nothing is written
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
-    pub max_skipped: f64,
-    /// For a network for CIFAR-10 or CIFAR-100, whose colours are normalised by its training images: where they lie now; default:
-    /// where they were during the run
-    #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
-    #[command(flatten)]
-    pub machine: MachineArguments,
-}
-
-#[derive(Args)]
-pub struct ExportWeightsArguments {
-    /// Checkpoint of the network: final.h5 or epoch-*.h5, or a run's directory
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// The .safetensors file to write; it must not be there yet
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
 }
 
 fn parse_size(text: &str) -> std::result::Result<(usize, usize), String> {

@@ -42,11 +42,14 @@ pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result
     layers.resolve()
 }
 
-/// The checkpoint of a search.
-fn searched(file: &Path) -> Result<Checkpoint> {
+/// The checkpoint of a search. Errors: of a training with a fixed loss; without a finished epoch.
+pub fn searched(file: &Path) -> Result<Checkpoint> {
     let checkpoint = checkpoint::read(file)?;
     if checkpoint.policy.mu.is_empty() {
         return Err(Error::file(file, "the checkpoint of a training with a fixed loss: it has learned no loss"));
+    }
+    if checkpoint.history.is_empty() {
+        return Err(Error::file(file, "the checkpoint of a search without a finished epoch: it has learned no loss"));
     }
     Ok(checkpoint)
 }
@@ -70,7 +73,7 @@ fn numbers(values: &[f64]) -> Value {
 }
 
 /// The loss that the model which went on was trained with in each epoch.
-fn chosen(history: &[EpochRecord]) -> Vec<Vec<f64>> {
+pub fn chosen(history: &[EpochRecord]) -> Vec<Vec<f64>> {
     let theta = |epoch: usize| {
         // the round's last epoch knows who went on
         let best = history[epoch..].iter().map(|record| record.best).find(|&best| best >= 0);

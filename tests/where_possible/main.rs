@@ -3,6 +3,7 @@
 
 mod cifar10;
 mod evidence;
+mod exported_loss;
 mod full_disk;
 mod man_page;
 mod orl_faces;
@@ -27,6 +28,17 @@ fn shared(name: &str) -> Possible<ZipArchive<File>> {
     Ok(ZipArchive::new(file).expect("a zip archive"))
 }
 
+/// A Python that has these modules: the active one, or Debian's, for which scripts/setup.sh --for-tests installs them.
+fn python(modules: &[&str]) -> Possible<String> {
+    let imports = format!("import {}", modules.join(", "));
+    let has_them = |python: &&str| {
+        let found = std::process::Command::new(python).args(["-c", &imports]).output();
+        found.is_ok_and(|found| found.status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_them);
+    found.map(String::from).ok_or_else(|| format!("no python3 has {}", modules.join(", ")))
+}
+
 macro_rules! trials {
     ($($module:ident::$test:ident),* $(,)?) => {
         vec![$(trial(concat!(stringify!($module), "::", stringify!($test)), $module::$test)),*]
@@ -41,6 +53,8 @@ fn main() {
     let trials = trials![
         cifar10::softmax_learns_and_a_search_runs,
         evidence::a_grid_is_run_once_and_its_tables_say_what_the_runs_found,
+        exported_loss::values_and_gradients_are_those_of_our_own_head,
+        exported_loss::a_runs_own_loss_on_the_logits_of_its_class_weights_and_its_replays_thetas_are_given,
         full_disk::a_disk_that_stays_full_ends_a_search_and_keeps_the_last_checkpoint,
         full_disk::a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,

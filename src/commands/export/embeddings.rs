@@ -1,18 +1,16 @@
-//! Hands models and embeddings to other programs.
+//! Embeddings of the images below a directory, by any run's network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
 use npyz::WriterBuilder;
-use safetensors::tensor::{Dtype, TensorView};
 use tch::Tensor;
 
 use crate::atomic_file;
-use crate::checkpoint;
-use crate::cli::{ExportCommand, ExportEmbeddingsArguments, ExportWeightsArguments};
+use crate::cli::ExportEmbeddingsArguments;
 use crate::comm::Comm;
 use crate::commands::skipped::{Skipped, print_skipped};
 use crate::config::Source;
@@ -27,14 +25,7 @@ use crate::terminal;
 /// Images embedded at once.
 const IMAGES_AT_ONCE: usize = 4096;
 
-pub fn run(command: &ExportCommand) -> Result<()> {
-    match command {
-        ExportCommand::Embeddings(arguments) => embeddings(arguments),
-        ExportCommand::Weights(arguments) => weights(arguments),
-    }
-}
-
-fn embeddings(arguments: &ExportEmbeddingsArguments) -> Result<()> {
+pub fn export(arguments: &ExportEmbeddingsArguments) -> Result<()> {
     let format = arguments.out.extension().and_then(|extension| extension.to_str());
     if !matches!(format, Some("h5" | "npy")) {
         return Err(Error::config(format!("--out {}: must end in .h5 or .npy", arguments.out.display())));
@@ -138,36 +129,4 @@ fn write_npy(path: &Path, rows: &Tensor, names: &[String]) -> Result<()> {
         file.flush()
     });
     written.map_err(|why| Error::file(path, format!("can't be written: {why}")))
-}
-
-/// Under their names in PyTorch, without `model/`. Normalisation and training settings go into the metadata.
-fn weights(arguments: &ExportWeightsArguments) -> Result<()> {
-    if arguments.out.extension().is_none_or(|extension| extension != "safetensors") {
-        return Err(Error::config(format!("--out {}: must end in .safetensors", arguments.out.display())));
-    }
-    atomic_file::refuse_existing(&arguments.out)?;
-    let checkpoint = checkpoint::read(&arguments.model)?;
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = checkpoint
-        .tensors
-        .into_iter()
-        .filter_map(|tensor| {
-            let name = tensor.path.strip_prefix("model/")?.to_owned();
-            Some((name, tensor.shape, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()))
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-        .map_err(|why| Error::file(&arguments.model, why))?;
-    let metadata = HashMap::from([
-        ("format".to_owned(), "pt".to_owned()),
-        ("amlfs_config".to_owned(), checkpoint.info.config),
-        ("epoch".to_owned(), checkpoint.epoch.to_string()),
-    ]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|why| Error::file(&arguments.out, why))?;
-    // not the library's own serialize_to_file: only their owner can read its files
-    atomic_file::write_bytes(&arguments.out, &bytes)?;
-    terminal::line(&format!("{}: {} tensors", arguments.out.display(), tensors.len()));
-    Ok(())
 }

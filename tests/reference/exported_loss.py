@@ -1,0 +1,74 @@
+"""Prints what exported losses give for each case, as JSON: tests/where_possible/exported_loss.rs compares it with ours.
+
+    python tests/reference/exported_loss.py DIRECTORY...
+
+A directory holds loss.py and cases.json.
+A case has a schedule, epoch and epochs; and, unless theta alone is asked, features, weight and labels, their dtype, and
+what it is "of": the features, or their cosines.
+"""
+import importlib.util
+import json
+import sys
+
+import torch
+import torch.nn.functional as F
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location("exported", path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def result(exported, case):
+    loss = exported.LearnedLoss(case["schedule"])
+    loss.set_epoch(case["epoch"], case["epochs"])
+    if "features" not in case:
+        return {"theta": loss.theta}
+    dtype = getattr(torch, case["dtype"])
+    x = torch.tensor(case["features"], dtype=dtype, requires_grad=True)
+    w = torch.tensor(case["weight"], dtype=dtype, requires_grad=True)
+    labels = torch.tensor(case["labels"])
+    if case["of"] == "features":
+        value = loss.of_features(x, w, labels)
+    else:
+        value = loss(F.linear(F.normalize(x), F.normalize(w)), labels)
+    value.backward()
+    return {"loss": value.item(), "features": x.grad.flatten().tolist(), "weights": w.grad.flatten().tolist(),
+            "theta": loss.theta}
+
+
+def refused(exported, call):
+    try:
+        call(exported)
+    except (ValueError, RuntimeError) as why:
+        return f"{type(why).__name__}: {why}"
+    return None
+
+
+def results(directory):
+    exported = module(f"{directory}/loss.py")
+    with open(f"{directory}/cases.json") as file:
+        cases = json.load(file)
+    some = torch.zeros(2, 3), torch.tensor([0, 1])
+    return {
+        "cases": [result(exported, case) for case in cases],
+        "without_scale": refused(exported, lambda module: module.LearnedLoss()(*some)),
+        "without_epoch": refused(exported, lambda module: module.LearnedLoss("means").cross_entropy(*some)),
+        "beyond_the_last": refused(exported, lambda module: module.LearnedLoss().set_epoch(3, 3)),
+        "unknown": refused(exported, lambda module: module.LearnedLoss("best")),
+        "half": half(exported),
+    }
+
+
+def half(exported):
+    """The type of a loss of features in bf16, and whether it and its gradient are finite."""
+    x = torch.randn(4, 6, dtype=torch.bfloat16, requires_grad=True)
+    value = exported.LearnedLoss().of_features(x, torch.randn(3, 6, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 0]))
+    value.backward()
+    return [str(value.dtype), bool(value.isfinite()) and bool(x.grad.isfinite().all())]
+
+
+if __name__ == "__main__":
+    print(json.dumps([results(directory) for directory in sys.argv[1:]]))
