@@ -15,6 +15,7 @@ pub mod figures;
 mod hdf5_file;
 mod lookout;
 pub mod loss;
+mod loss_file;
 mod mapped_file;
 pub mod model;
 mod pace;

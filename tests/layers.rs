@@ -25,6 +25,7 @@ const LAYERS: &[&str] = &[
     "model",
     "pretrained",
     "data",
+    "loss_file",
     "checkpoint",
     "hdf5_file",
     "device",

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use amlfs::checkpoint::{self, Checkpoint};
-use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, finish, for_training, mpirun, path};
+use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, finish, for_training, mpirun, path, text};
 
 /// Runs to the end and reads final.h5.
 fn run(out: &Path, command: &[&str], settings: &[&[&str]]) -> Checkpoint {
@@ -75,5 +75,83 @@ fn what_was_learned_in_one_space_is_used_under_a_preset_with_another() {
         assert_eq!(replayed.history[0].samples[0].theta, search.policy.mu);
         let second = run(&name("second"), &[&start], &[SMALL, &[preset, "--policy=natural"], one_epoch]);
         assert_eq!((&second.history[0].mu, &second.policy.sigma), (&search.policy.mu, &search.policy.sigma));
+    }
+}
+
+#[test]
+fn a_training_with_a_fitted_loss_is_that_with_the_loss_and_a_search_starts_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let fitted = |space: &str| {
+        let file = path(directory.path(), &format!("{space}.json"));
+        let output = amlfs(&["fit-loss", "am-softmax", "--margin=0.3", "--space", space, "--out", &file]);
+        assert_code(&output, 0);
+        let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let mean: Vec<f64> = found["mean"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+        (file, mean)
+    };
+    let named = |name: &str| directory.path().join(name);
+    let training = for_training(SMALL);
+    let margin: &[&str] = &["train", "--loss=am-softmax", "--set=loss.margin=0.3"];
+    let expected = run(&named("am-softmax"), margin, &[&training]);
+    let (lines, mean_of_lines) = fitted("lines");
+    let (derivatives, mean) = fitted("derivatives");
+    for (name, file, mean) in [("lines", &lines, &mean_of_lines), ("derivatives", &derivatives, &mean)] {
+        let replayed = run(&named(name), &["train", &format!("--replay={file}")], &[&training]);
+        assert_eq!(&replayed.history[0].samples[0].theta, mean);
+        let loss = |run: &Checkpoint, epoch: usize| run.history[epoch].samples[0].train_loss;
+        for epoch in 0..3 {
+            // sums in another order
+            let (found, expected) = (loss(&replayed, epoch), loss(&expected, epoch));
+            assert!((found - expected).abs() < 0.02 * expected, "{name}, epoch {epoch}: {found}, {expected}");
+        }
+        let accuracy = |run: &Checkpoint| run.test.iter().find(|(name, _)| name == "top1").unwrap().1;
+        assert!((accuracy(&replayed) - accuracy(&expected)).abs() <= 0.05, "{name}: {:?}", replayed.test);
+    }
+
+    // the search's own sigmas, where they fit, and its own weights
+    let one_epoch: &[&str] = &["--preset=demo", "--epochs=1", "--device=cpu", "--threads=1", "--samples=2"];
+    let small: &[&str] = &["--set=data.glyphs.train_images=300", "--set=data.glyphs.test_images=100"];
+    let start = format!("--init-mu={derivatives}");
+    let search = run(&named("search"), &[&start], &[one_epoch, small]);
+    assert_eq!(search.history[0].mu, mean);
+    assert_eq!(search.policy.sigma, [vec![0.0; 6], vec![0.15], vec![0.7; 6]].concat());
+    assert!(
+        search.info.config.contains("tau_weights = \"normalised\"") && search.info.config.contains("\"derivatives\"")
+    );
+    let output = amlfs(&[&[&format!("--init-mu={lines}")[..], "--dry-run"], one_epoch].concat());
+    assert_code(&output, 0);
+    let warning =
+        "its space is not that of the search, whose sigmas it can't have: all of theta has search.sigma = 0.2";
+    assert!(text(&output).contains(warning), "{}", text(&output));
+
+    let output = amlfs(
+        &[&["train", &format!("--replay={lines}"), "--replay-as=chosen", "--out=x"], &for_training(SMALL)[..]].concat(),
+    );
+    assert_error(&output, 78, "a loss by itself, without a search's epochs; leave --replay-as out");
+    let whole = std::fs::read(&lines).unwrap();
+    std::fs::write(&lines, &whole[..whole.len() / 2]).unwrap();
+    let output = amlfs(&[&[&format!("--init-mu={lines}")[..], "--out=x"], one_epoch].concat());
+    assert_error(&output, 1, "lines.json: truncated, or still being written");
+    let output = amlfs(&["fit-loss", "arcface", "--space=lines", "--out", &lines]);
+    assert_error(&output, 1, "lines.json: exists already");
+}
+
+#[test]
+fn fit_loss_lists_every_loss_in_both_spaces_and_says_what_it_can_not_fit() {
+    let output = amlfs(&["fit-loss"]);
+    assert_code(&output, 0);
+    let said = text(&output);
+    for name in ["softmax", "l-softmax", "a-softmax", "am-softmax", "cosface", "arcface", "focal"] {
+        let rows = said.lines().take_while(|line| !line.is_empty()).filter(|line| line.split(' ').next() == Some(name));
+        assert_eq!(rows.count(), 2, "{name}: {said}");
+    }
+    for (typed, why) in [
+        (&["am-softmax", "--margin=3"][..], "loss.margin = 3.0 (--margin): must be at least 0 and below 2"),
+        (&["softmax", "--margin=0.3"], "loss.margin = 0.3 (--margin): must be left out: this loss has no margin"),
+        (&["focal", "--set=loss.w_max=0.5"], "loss.w_max = 0.5 (--set loss.w_max=0.5): must be at least 1"),
+        (&["focal", "--set=search.sigma=1"], "--set search.sigma=1: of a loss one can set loss.scale"),
+        (&["focal", "--space=lines", "--out=focal.toml"], "--out focal.toml: must end in .json"),
+    ] {
+        assert_error(&amlfs(&[&["fit-loss"], typed].concat()), 78, why);
     }
 }

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod export;
+mod fit_loss;
 mod manual;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use evaluate::{
 pub use export::{
     ExportCommand, ExportEmbeddingsArguments, ExportLossArguments, ExportWeightsArguments, LossFormat, WeightsFormat,
 };
+pub use fit_loss::FitLossArguments;
 pub use manual::write_manual;
 
 /// Searches a loss function while the network trains (AM-LFS).
@@ -61,6 +63,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Show what runs found, side by side, as one page
     Report(ReportArguments),
+    /// Find where a search starts to have a known loss first: the nearest theta of a space, and its error
+    FitLoss(FitLossArguments),
     /// Pack a data set into one file
     #[command(subcommand)]
     Prepare(PrepareCommand),
@@ -111,8 +115,8 @@ pub struct RunArguments {
     /// by torchvision's names (model.init)
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Start the search from the mean that another run's search ended with: its final.h5 or directory (search.mu; what
-    /// theta is comes with it); not with amlfs train
+    /// Start the search from the mean that another run's search ended with: its final.h5 or directory, or from the .json file
+    /// of a loss (amlfs fit-loss, amlfs export loss); what theta is comes with it (search.mu); not with amlfs train
     #[arg(long, value_name = "FILE")]
     pub init_mu: Option<PathBuf>,
     /// Share of the training labels to replace by wrong ones, at least 0 and below 1; default: the preset's, 0
@@ -162,7 +166,7 @@ pub struct TrainArguments {
     /// The fixed loss to train with
     #[arg(long, value_name = "NAME", value_parser = losses(), conflicts_with_all = OF_A_SEARCH)]
     pub loss: Option<String>,
-    /// Train with what a search learned: its final.h5 or directory
+    /// Train with what a search learned: its final.h5 or directory, or the .json file of a loss
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_SEARCH)]
     pub replay: Option<PathBuf>,
     /// What of it to train with

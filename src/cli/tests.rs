@@ -103,6 +103,11 @@ fn what_has_no_use_beside_another_option_or_without_one_is_refused() {
         ("amlfs export embeddings --model f --out e.h5 images --max-skipped 2", "--max-skipped"),
         ("amlfs prepare faces tree --out f --max-skipped nan", "--max-skipped"),
         ("amlfs prepare reid tree --out f --max-skipped=-1", "--max-skipped"),
+        ("amlfs fit-loss --margin 0.3", "NAME"),
+        ("amlfs fit-loss --space lines --out f.json", "NAME"),
+        ("amlfs fit-loss am-softmax --out f.json", "--space"),
+        ("amlfs fit-loss am-softmax --head plain", "--out"),
+        ("amlfs fit-loss unified", "NAME"),
     ] {
         let error = error_of(&split(line)).unwrap_or_else(|| panic!("{line} is accepted"));
         assert_eq!(error.exit_code(), 2, "{line}");

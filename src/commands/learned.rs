@@ -1,27 +1,67 @@
-//! What a finished search learned, as settings of another run.
+//! What a search learned, or a loss from a file, as settings of another run.
 
 use std::path::Path;
 
+use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::{Replayed, RunArguments};
+use crate::comm;
 use crate::config::{Config, TypedConfig};
 use crate::error::{Error, Result};
+use crate::loss_file::LossFile;
 use crate::state::EpochRecord;
 
-/// The configuration of a search that starts from the mean that `file`'s ended with. Errors: no search's checkpoint.
-pub fn started_from(arguments: &RunArguments, file: &Path) -> Result<Config> {
-    let (checkpoint, source) = (searched(file)?, format!("--init-mu {}", file.display()));
-    let mut layers = arguments.layers(None, Some((source.clone(), losses(&checkpoint, file)?)))?;
-    layers.set(&source, "search.mu", numbers(&checkpoint.policy.mu))?;
-    layers.resolve()
+/// What `--init-mu` or `--replay` names.
+struct Learned {
+    /// What theta is a loss with: the space, the loss's own settings, and of a run the spread that fits the space.
+    settings: Table,
+    /// theta [P], and of each epoch [E, P]; of a loss by itself there are none.
+    mean: Vec<f64>,
+    means: Vec<Vec<f64>>,
+    chosen: Vec<Vec<f64>>,
 }
 
-/// The configuration of a training with what `file`'s search learned. Errors: no search's checkpoint.
+/// The configuration of a search that starts from the mean that `file`'s ended with, or from its loss. Errors: neither a
+/// search's checkpoint nor a loss.
+pub fn started_from(arguments: &RunArguments, file: &Path) -> Result<Config> {
+    let (learned, source) = (Learned::read(file)?, format!("--init-mu {}", file.display()));
+    let mut layers = arguments.layers(None, Some((source.clone(), learned.settings)))?;
+    layers.set(&source, "search.mu", numbers(&learned.mean))?;
+    let config = layers.resolve()?;
+    warn_of_sigma(arguments, &config, &source);
+    Ok(config)
+}
+
+/// A loss by itself says no sigma, and a search's own may be another space's.
+fn warn_of_sigma(arguments: &RunArguments, config: &Config, source: &str) {
+    let own = arguments.layers(None, None).and_then(|layers| layers.resolve());
+    let Some(own) = own.ok().filter(|own| own.space().kind != config.space().kind) else { return };
+    let (ours, theirs) = (&own.search.sigmas, &config.search.sigmas);
+    if comm::launcher_rank() == 0 && !ours.is_empty() && theirs.is_empty() && config.search.sigma == own.search.sigma {
+        log::warn!(
+            "{source}: its space is not that of the search, whose sigmas it can't have: all of theta has search.sigma = {} \
+             (docs/search.md)",
+            config.search.sigma
+        );
+    }
+}
+
+/// The configuration of a training with what `file`'s search learned, or with its loss. Errors: neither a search's
+/// checkpoint nor a loss, or a loss without the epochs that are wanted.
 pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result<Config> {
-    let (checkpoint, source) = (searched(file)?, format!("--replay {}", file.display()));
-    let mut layers = arguments.layers(None, Some((source.clone(), losses(&checkpoint, file)?)))?;
+    let (learned, source) = (Learned::read(file)?, format!("--replay {}", file.display()));
+    let rows = match what {
+        Replayed::Mean => vec![learned.mean],
+        Replayed::Means => learned.means,
+        Replayed::Chosen => learned.chosen,
+    };
+    if rows.is_empty() {
+        let why = "a loss by itself, without a search's epochs; leave --replay-as out";
+        return Err(Error::config(format!("{source}: {why}")));
+    }
+    let mut layers = arguments.layers(None, Some((source.clone(), learned.settings)))?;
     for (key, value) in [
         ("search.policy", "select".into()),
         ("search.samples", 1.into()),
@@ -32,14 +72,38 @@ pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result
         layers.set(&source, key, value)?;
     }
     let epochs = layers.resolve()?.train.epochs;
-    let history = &checkpoint.history;
-    let schedule = match what {
-        Replayed::Mean => vec![checkpoint.policy.mu.clone()],
-        Replayed::Means => stretched(&history.iter().map(|record| record.mu.clone()).collect::<Vec<_>>(), epochs),
-        Replayed::Chosen => stretched(&chosen(history), epochs),
-    };
+    let schedule = if what == Replayed::Mean { rows } else { stretched(&rows, epochs) };
     layers.set(&source, "search.schedule", Value::Array(schedule.iter().map(|row| numbers(row)).collect()))?;
     layers.resolve()
+}
+
+impl Learned {
+    fn read(file: &Path) -> Result<Learned> {
+        if LossFile::is_named(file) { Ok(Learned::of_loss(LossFile::read(file)?)) } else { Learned::of_run(file) }
+    }
+
+    fn of_run(file: &Path) -> Result<Learned> {
+        let checkpoint = searched(file)?;
+        let settings = losses(&checkpoint, file)?;
+        let means = checkpoint.history.iter().map(|record| record.mu.clone()).collect();
+        Ok(Learned { settings, chosen: chosen(&checkpoint.history), means, mean: checkpoint.policy.mu })
+    }
+
+    fn of_loss(file: LossFile) -> Learned {
+        let LossFile { head, scale, space, intervals, w_max, tau_weights, mean, means, chosen, .. } = file;
+        let part = |keys: Vec<(&str, Option<Value>)>| -> Table {
+            keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+        };
+        let loss = part(vec![
+            ("head", Some(word(head))),
+            ("scale", scale.map(Into::into)),
+            ("w_max", Some(w_max.into())),
+            ("tau_weights", tau_weights.map(word)),
+        ]);
+        let search = part(vec![("space", Some(word(space))), ("intervals", Some((intervals as i64).into()))]);
+        let settings = Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]);
+        Learned { settings, mean, means, chosen }
+    }
 }
 
 /// The checkpoint of a search. Errors: of a training with a fixed loss; without a finished epoch.
@@ -63,9 +127,14 @@ fn losses(checkpoint: &Checkpoint, file: &Path) -> Result<Table> {
         keys.iter().filter_map(value).collect()
     };
     let mut search = part("search", &["intervals", "sigma", "sigmas"]);
-    search.insert("space".into(), Value::try_from(typed.search.space().kind).expect("a name"));
+    search.insert("space".into(), word(typed.search.space().kind));
     let loss = part("loss", &["w_max", "tau_weights", "head", "scale"]);
     Ok(Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]))
+}
+
+/// As the configuration writes it.
+fn word(value: impl Serialize) -> Value {
+    Value::try_from(value).expect("a name")
 }
 
 fn numbers(values: &[f64]) -> Value {

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod export;
+mod fit_loss;
 mod inspect;
 mod learned;
 mod prepare;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::FitLoss(arguments) => fit_loss::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),
         Command::Export(command) => export::run(&command),
         Command::Manual(arguments) => cli::write_manual(&arguments.directory),

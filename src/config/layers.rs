@@ -73,10 +73,15 @@ impl Layers {
         Ok(())
     }
 
-    /// Adds what another run's theta is a loss with. Sigmas that were set before are gone: they may be another space's.
+    /// Adds what a theta is a loss with. Sigmas that were set before are gone if they are another space's, or if `settings`
+    /// say sigma.
     pub fn add_learned(&mut self, source: String, settings: Table) {
+        const SPACE: &str = "search.space";
+        let lines = Value::from("lines"); // what is meant where nothing is said
+        let space = self.source(SPACE).map_or(&lines, |(_, space)| space);
+        let fit = value(&settings, SPACE) == Some(space) && value(&settings, "search.sigma").is_none();
         for (_, table) in &mut self.0 {
-            if let Some(Value::Table(search)) = table.get_mut("search") {
+            if let Some(Value::Table(search)) = table.get_mut("search").filter(|_| !fit) {
                 search.remove("sigmas");
             }
         }

@@ -18,13 +18,13 @@ pub fn lines(theta: &[f64]) -> (Lines, Lines) {
     let (slopes, weights) = (exp(&theta[..intervals]), exp(&theta[intervals + 1..]));
 
     // from the interval of 0 to both sides: neighbours meet at their knot
-    let (middle, knot) = (intervals / 2, |i: usize| -1.0 + 2.0 * i as f64 / intervals as f64);
+    let middle = intervals / 2;
     let mut intercepts = vec![theta[intervals]; intervals];
     for i in middle + 1..intervals {
-        intercepts[i] = intercepts[i - 1] + (slopes[i - 1] - slopes[i]) * knot(i);
+        intercepts[i] = intercepts[i - 1] + (slopes[i - 1] - slopes[i]) * knot(i, intervals);
     }
     for i in (0..middle).rev() {
-        intercepts[i] = intercepts[i + 1] + (slopes[i + 1] - slopes[i]) * knot(i + 1);
+        intercepts[i] = intercepts[i + 1] + (slopes[i + 1] - slopes[i]) * knot(i + 1, intervals);
     }
 
     let mut constants = vec![0.0; intervals];
@@ -33,6 +33,11 @@ pub fn lines(theta: &[f64]) -> (Lines, Lines) {
         constants[i] = constants[i + 1] + (weights[i + 1] - weights[i]) * nll;
     }
     (Lines { slopes, intercepts }, Lines { slopes: weights, intercepts: constants })
+}
+
+/// Where interval i of [-1, 1] begins.
+pub fn knot(i: usize, intervals: usize) -> f64 {
+    -1.0 + 2.0 * i as f64 / intervals as f64
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::Loss;
 const MIN_NORM: f64 = 1e-12;
 
 /// What logits are made of.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadKind {
     /// W x

@@ -7,12 +7,14 @@
 mod derivatives;
 mod fixed;
 mod head;
+mod nearest;
 mod space;
 mod triplet;
 mod unified;
 
 pub use fixed::{FIXED_LOSSES, FixedLoss, FixedLossKind};
 pub use head::{Head, HeadGradient, HeadKind};
+pub use nearest::{Difference, MOST_P, Nearest, nearest};
 pub use space::{Group, Space, SpaceKind, Transforms};
 pub use triplet::batch_hard_triplet;
 pub use unified::{TauWeights, Unified};

@@ -12,7 +12,7 @@ pub enum Transforms {
 }
 
 /// How theta says t and tau.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum SpaceKind {
     /// A slope and a bias for each piece of t and of tau (AM-LFS section 3.3).

@@ -7,7 +7,7 @@ use super::derivatives::{self, Lines};
 use super::{Line, Loss};
 
 /// Slopes are used no smaller than this: t and tau must grow (AM-LFS section 3.3).
-const MIN_SLOPE: f64 = 1e-2;
+pub const MIN_SLOPE: f64 = 1e-2;
 /// tau(p) is floored here in the reported value.
 const MIN_TAU: f64 = 1e-6;
 /// p is floored here in the weight, so that p / p = 1 also where f32 underflows.
