@@ -2,7 +2,8 @@
 # Makes this machine able to build and run amlfs, and leaves one file to source: "$AMLFS_CACHE/env.sh".
 #
 #   scripts/setup.sh                install what is missing, then write env.sh
-#   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where they can be installed, Slurm and Chromium
+#   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where they can be installed, Slurm,
+#                                   Chromium (350 MB installed) and Python's torch, pandas, matplotlib and h5py (1 GB)
 #
 # On Debian or Ubuntu with root or sudo, missing packages are installed with apt and a CPU build of libtorch is
 # unpacked into the cache. Everywhere else it says exactly what is missing and how clusters provide it.
@@ -20,6 +21,11 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo -n)
 can_install() { command -v apt-get >/dev/null && "${sudo[@]}" true 2>/dev/null; }
+
+install() {
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
 
 missing=()       # what is not here, in words
 packages=()      # the Debian packages that would provide it
@@ -49,8 +55,7 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
     if can_install; then
         say "installing ${packages[*]}"
-        "${sudo[@]}" apt-get update -qq
-        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+        install "${packages[@]}"
     else
         say "this machine lacks, and without apt and root (or sudo) this script can't install:"
         for what in "${missing[@]}"; do say "  - $what"; done
@@ -62,6 +67,15 @@ if [ ${#missing[@]} -gt 0 ]; then
         say "  or, in a Python environment with torch==$torch_version:  export LIBTORCH_USE_PYTORCH=1"
         exit 1
     fi
+fi
+
+if [ "${1:-}" = --for-tests ] && can_install; then
+    imports='import h5py, matplotlib, numpy, pandas, tomllib, torch'
+    # older distributions lack some: no reason to stop
+    { python3 -c "$imports" || /usr/bin/python3 -c "$imports"; } 2>/dev/null ||
+        { say "installing Python's torch, pandas, matplotlib and h5py (150 MB to fetch, 1 GB installed)" &&
+            install python3-torch python3-pandas python3-matplotlib python3-h5py; } ||
+        say "they can't be installed: the tests that need them are left out"
 fi
 
 PATH=$PATH:$HOME/.cargo/bin

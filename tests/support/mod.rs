@@ -3,6 +3,7 @@
 
 pub mod faces;
 pub mod kill;
+pub mod page;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -1,6 +1,7 @@
 //! What needs data or rights that a machine may lack: data beside the checkout, a mount, a user namespace. With a harness of
 //! its own: the usual one can't report at run time that a test was ignored, and why.
 
+mod analysis;
 mod cifar10;
 mod evidence;
 mod exported_loss;
@@ -51,6 +52,10 @@ fn trial(name: &str, test: fn() -> Possible) -> Trial {
 
 fn main() {
     let trials = trials![
+        analysis::the_tables_are_what_a_checkpoint_holds_and_every_figure_is_drawn,
+        analysis::the_curves_are_those_of_our_own_loss,
+        analysis::what_is_no_checkpoint_is_told_in_a_sentence,
+        analysis::the_commands_of_the_page_work_as_they_stand,
         cifar10::softmax_learns_and_a_search_runs,
         evidence::a_grid_is_run_once_and_its_tables_say_what_the_runs_found,
         exported_loss::values_and_gradients_are_those_of_our_own_head,

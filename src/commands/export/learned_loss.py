@@ -69,7 +69,7 @@ class LearnedLoss(nn.Module):
         else:
             scale = norms(features)
             if LEARNED["head"] == "plain":
-                scale = scale * norms(weight)[labels]
+                scale = scale * norms(weight)[labels.flatten()]
         return self.cross_entropy(self._with_t(logits, scale, labels), labels)
 
     def logits(self, features, weight):
@@ -89,7 +89,7 @@ class LearnedLoss(nn.Module):
     def cross_entropy(self, logits, labels):
         """Logits [N, C] with t, labels [N] -> the mean of -log tau(softmax(logits)_y)."""
         self._started()
-        nll = F.cross_entropy(full(logits), labels, reduction="none")
+        nll = F.cross_entropy(full(logits), labels.flatten(), reduction="none")
         value, weight = self.weigh(nll.detach())
         # its value is `value`, and its gradient `weight` times cross-entropy's
         return (value + weight * (nll - nll.detach())).mean()
@@ -138,7 +138,7 @@ class LearnedLoss(nn.Module):
     def _with_t(self, logits, scale, labels):
         """Logits [N, C] with the label's s cos (s: a number or [N]) replaced by s t(cos)."""
         self._started()
-        logits, labels = full(logits), labels[:, None]
+        logits, labels = full(logits), labels.view(-1, 1)
         target = logits.gather(1, labels)[:, 0]
         slope, intercept = at(self.t_pieces, target.detach() / scale, -1.0)
         return logits.scatter(1, labels, (slope * target + intercept * scale)[:, None])
