@@ -297,6 +297,13 @@ pub struct ReportArguments {
     /// Write each figure as NAME.svg and NAME.png, and its numbers as NAME.csv, into this directory too
     #[arg(long, value_name = "DIR")]
     pub figures: Option<PathBuf>,
+    /// Run the network of each search's first run on images: how its loss pulls at easy and hard examples (the paper's
+    /// figure 4). Takes the run's data and, for large networks, minutes
+    #[arg(long)]
+    pub activations: bool,
+    /// Where these data are now, if not where they were
+    #[arg(long, value_name = "PATH", requires = "activations")]
+    pub data: Option<PathBuf>,
 }
 
 #[derive(Args)]

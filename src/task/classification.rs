@@ -107,6 +107,10 @@ impl Goal for Accuracy {
         }
     }
 
+    fn held_out(&self) -> Option<&Arc<Dataset>> {
+        Some(&self.validation)
+    }
+
     fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
         let logits = training.logits(&self.test)?;
         let accuracy = top1(&logits, &labels(&self.test, &logits))?;

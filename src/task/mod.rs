@@ -14,7 +14,8 @@ use tch::Device;
 
 use crate::config::{Config, Source};
 use crate::data::LabelChange;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::loss::{Function, Pull};
 use crate::state::{TensorSpec, Within};
 use crate::train::{Observer, Trained};
 
@@ -68,6 +69,12 @@ pub trait Task {
 
     /// Metrics of the current model on the test set, by name. Never a reward.
     fn test(&mut self) -> Result<Vec<(String, f64)>>;
+
+    /// How losses, each with its theta, pull at the targets of about so many images of the classes that are trained on,
+    /// by the current model: held-out ones where there are any.
+    fn pull(&mut self, _images: usize, _losses: &[(Function, Vec<f64>)]) -> Result<Pull> {
+        Err(Error::failed("this task has no targets"))
+    }
 
     /// The tensors of the state vector: weights, buffers and optimiser state, one after the other.
     fn specs(&self) -> &[TensorSpec];

@@ -8,8 +8,11 @@ use super::{Epoch, Task};
 use crate::config::{Config, RewardWeights};
 use crate::data::{Augment, Balanced, Dataset, LabelChange, batches, shuffled};
 use crate::error::Result;
+use crate::loss::{Function, Pull};
 use crate::state::TensorSpec;
-use crate::train::{EpochPlan, Normalisation, Observer, Trained, Trainer, evaluation_batches, learning_rate};
+use crate::train::{
+    EVALUATION_BATCH, EpochPlan, Normalisation, Observer, Trained, Trainer, evaluation_batches, learning_rate,
+};
 
 /// What a network is trained for: its reward and its test. The data of both are never trained on.
 pub trait Goal {
@@ -19,6 +22,11 @@ pub trait Goal {
     fn reward(&self, training: &mut Training) -> Result<f64>;
 
     fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>>;
+
+    /// Held-out images of the classes that are trained on; `None` where other classes are held out.
+    fn held_out(&self) -> Option<&Arc<Dataset>> {
+        None
+    }
 }
 
 /// A task: training for a goal.
@@ -61,6 +69,14 @@ impl Task for Supervised {
 
     fn test(&mut self) -> Result<Vec<(String, f64)>> {
         self.measure(true, |goal, training| goal.test(training))
+    }
+
+    fn pull(&mut self, images: usize, losses: &[(Function, Vec<f64>)]) -> Result<Pull> {
+        self.measure(true, |goal, training| {
+            let dataset = goal.held_out().unwrap_or(&training.dataset).clone();
+            let threads = training.config.run.loader_threads;
+            training.trainer.pull(evaluation_batches(&dataset, threads).take(images.div_ceil(EVALUATION_BATCH)), losses)
+        })
     }
 
     fn specs(&self) -> &[TensorSpec] {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad, no_grad_guard};
 
 use crate::config::{self, Config, Precision};
 use crate::data::Batch;
-use crate::loss::{Loss, batch_hard_triplet};
+use crate::loss::{Loss, Pull, batch_hard_triplet};
 use crate::model::{Dropout, Model, Phase, TensorLayout, Weights};
 
 use super::Normalisation;
@@ -149,6 +149,17 @@ impl Replicas {
             let features = model.features(weights, images, Phase::Test).softmax.swap_remove(0);
             head.logits(&features, weights.parameter(model.classifiers()[0]))
         })
+    }
+
+    /// How the losses pull at the targets of a batch's examples in the first softmax branch, with the features of test time.
+    pub fn pull(&mut self, batch: &Batch, losses: &[&dyn Loss]) -> Pull {
+        let features = self
+            .infer(batch, |model, weights, images| model.features(weights, images, Phase::Test).softmax.swap_remove(0));
+        let (head, classifier) = (self.loss.head, self.model.classifiers()[0]);
+        let labels = batch.labels.repeat([features.size()[0] / batch.labels.size()[0]]);
+        let to_cpu = |tensor: &Tensor| tensor.to_device(Device::Cpu);
+        let weights = to_cpu(self.replicas[0].weights.parameter(classifier));
+        no_grad(|| head.pull(losses, &to_cpu(&features), &weights, &to_cpu(&labels)))
     }
 
     /// Test-time embeddings of a batch: [N, D] f32 on replica 0's device. With `mirrored`, those of the images and of

@@ -8,6 +8,7 @@ use crate::config;
 use crate::data::{Batch, Dataset, batches};
 use crate::error::Result;
 use crate::lookout;
+use crate::loss::{Function, Loss, Pull};
 use crate::model::{Model, TensorLayout};
 use crate::state::{TensorSpec, Within};
 
@@ -134,6 +135,21 @@ impl Trainer {
     pub fn logits(&mut self, batches: impl Iterator<Item = Result<Batch>>) -> Result<Tensor> {
         let parts = signalled(batches).map(|batch| Ok(self.replicas.logits(&batch?)));
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0))
+    }
+
+    /// How the losses, each with its theta, pull at the targets of all `batches`.
+    pub fn pull(
+        &mut self,
+        batches: impl Iterator<Item = Result<Batch>>,
+        losses: &[(Function, Vec<f64>)],
+    ) -> Result<Pull> {
+        let losses: Vec<_> =
+            losses.iter().map(|(function, theta)| function.build(theta, Device::Cpu, Kind::Double)).collect();
+        let losses: Vec<&dyn Loss> = losses.iter().map(|loss| &**loss as &dyn Loss).collect();
+        let parts = batches.map(|batch| Ok(self.replicas.pull(&batch?, &losses))).collect::<Result<Vec<Pull>>>()?;
+        let joined = |of: &dyn Fn(&Pull) -> Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
+        let strength = (0..losses.len()).map(|loss| joined(&|part| part.strength[loss].shallow_clone())).collect();
+        Ok(Pull { cosine: joined(&|part| part.cosine.shallow_clone()), strength })
     }
 
     /// Embeddings of all `batches`, one after the other: [N, D] f32 on replica 0's device, not normalised. With

@@ -1,5 +1,6 @@
 //! `amlfs report`: what runs found, as one page without scripts.
 
+mod activations;
 mod loss_figures;
 mod search_figures;
 #[cfg(test)]
@@ -64,7 +65,7 @@ pub fn run(arguments: &ReportArguments) -> Result<()> {
     let (runs, left_out) = Run::open_all(&arguments.runs)?;
     let comparisons = compare(&runs);
     let mut figures = Figures::default();
-    let parts = comparisons.iter().map(|comparison| comparison_part(comparison, &mut figures)).collect();
+    let parts = comparisons.iter().map(|comparison| comparison_part(comparison, arguments, &mut figures)).collect();
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
         date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
@@ -90,7 +91,7 @@ fn html(page: &Page) -> Result<String> {
     rendered.map_err(|why| Error::failed(format!("the page can't be made: {why:#}")))
 }
 
-fn comparison_part(comparison: &Comparison, figures: &mut Figures) -> ComparisonPart {
+fn comparison_part(comparison: &Comparison, arguments: &ReportArguments, figures: &mut Figures) -> ComparisonPart {
     let several = comparison.groups.len() > 1 || comparison.groups.iter().any(|group| group.runs.len() > 1);
     let mut shown = Vec::new();
     if several {
@@ -101,7 +102,7 @@ fn comparison_part(comparison: &Comparison, figures: &mut Figures) -> Comparison
     ComparisonPart {
         heading: comparison.conditions.join(", "),
         verdict: verdict::verdict(comparison),
-        searches: searches.map(|group| search_part(group, figures)).collect(),
+        searches: searches.map(|group| search_part(group, arguments, figures)).collect(),
         figures: shown,
     }
 }
@@ -111,17 +112,19 @@ fn searches(group: &Group) -> bool {
     matches!(group.runs[0].arm, Arm::Search(_) | Arm::Fixed)
 }
 
-fn search_part(group: &Group, figures: &mut Figures) -> SearchPart {
+fn search_part(group: &Group, arguments: &ReportArguments, figures: &mut Figures) -> SearchPart {
     let mut shown = Vec::new();
     for (figure, caption) in search_figures::all(group).into_iter().chain(loss_figures::all(group)) {
         shown.extend(figures.add(figure, &caption));
     }
-    SearchPart {
-        heading: group.label.clone(),
-        sentences: search_figures::sentences(group),
-        time: search_figures::time(group),
-        figures: shown,
+    let mut sentences = search_figures::sentences(group);
+    if arguments.activations {
+        match activations::figure(group.runs[0], arguments.data.as_deref()) {
+            Ok(figure) => shown.extend(figures.add(figure, activations::CAPTION)),
+            Err(why) => sentences.push(format!("How the loss pulls at examples is not shown: {why}.")),
+        }
     }
+    SearchPart { heading: group.label.clone(), sentences, time: search_figures::time(group), figures: shown }
 }
 
 fn configurations(comparisons: &[Comparison]) -> Vec<(String, String)> {

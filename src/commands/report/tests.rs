@@ -57,7 +57,7 @@ fn sample_of(mu: &[f64], epoch: usize, sample: usize, reward: f64) -> SampleReco
 
 fn reported(directory: &Path, runs: Vec<PathBuf>) -> String {
     let out = directory.join("report.html");
-    run(&ReportArguments { runs, out: out.clone(), figures: None }).unwrap();
+    run(&ReportArguments { runs, out: out.clone(), figures: None, activations: false, data: None }).unwrap();
     std::fs::read_to_string(out).unwrap()
 }
 
@@ -115,7 +115,14 @@ fn what_is_no_run_is_left_out_with_a_reason_and_can_not_break_the_page() {
     assert!(!page.contains("<b>run"), "escaped");
 
     let out = directory.path().join("none.html");
-    let error = run(&ReportArguments { runs: vec![run_1, strange], out: out.clone(), figures: None }).unwrap_err();
+    let error = run(&ReportArguments {
+        runs: vec![run_1, strange],
+        out: out.clone(),
+        figures: None,
+        activations: false,
+        data: None,
+    })
+    .unwrap_err();
     assert!(error.to_string().contains("no run that can be read"), "{error}");
     assert!(!out.exists());
 }
