@@ -59,7 +59,7 @@ pub enum Command {
     Train(TrainArguments),
     /// Measure a checkpoint's model: on its run's test set, or by a benchmark's protocol
     Evaluate(EvaluateArguments),
-    /// Show what a checkpoint holds
+    /// Show what a run was and what came of it, from a checkpoint
     Inspect(InspectArguments),
     /// Show what runs found, side by side, as one page
     Report(ReportArguments),
@@ -310,9 +310,12 @@ pub struct ReportArguments {
 pub struct InspectArguments {
     /// A checkpoint: final.h5 or epoch-*.h5, or a run's directory, of which the last one is taken
     pub file: PathBuf,
-    /// Print JSON instead of a table: everything but the tensors' numbers
+    /// Print JSON instead of a summary: everything but the tensors' numbers
     #[arg(long)]
     pub json: bool,
+    /// Print every epoch of a long run, and the whole configuration
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
 }
 
 #[derive(Args)]

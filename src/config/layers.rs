@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 const DEFAULTS: &str = include_str!("../presets/defaults.toml");
 /// Name, text, and the search that it has unless --search says another: presets for the paper's tasks have the paper's.
-const PRESETS: &[(&str, &str, &str)] = &[
+pub const PRESETS: &[(&str, &str, &str)] = &[
     ("cifar10", include_str!("../presets/cifar10.toml"), PAPER),
     ("demo", include_str!("../presets/demo.toml"), ROBUST),
     ("megaface", include_str!("../presets/megaface.toml"), PAPER),
@@ -55,6 +55,7 @@ impl Layers {
         let mut table = parse(text).expect("presets are valid");
         let (mut recipes, mut searches) = (table.remove(RECIPES), table.remove(PRESET_SEARCHES));
         layers.0.push((format!("preset {name}"), table));
+        layers.set("--preset", "run.preset", name.into())?;
         if let Some((loss, recipe)) = fixed.and_then(|loss| Some((loss, take(recipes.as_mut()?, loss)?))) {
             layers.0.push((format!("preset {name}, recipe {loss}"), recipe));
         }

@@ -6,10 +6,12 @@
 
 mod check;
 mod layers;
+mod origin;
 mod typed;
 
 pub use check::MOST_LOADER_THREADS;
 pub use layers::{Layers, SEARCHES};
+pub use origin::{Change, Origin};
 pub use typed::{
     DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
     Reward, RewardWeights, Run, Search, Train, TypedConfig,
@@ -21,6 +23,9 @@ use crate::error::{Error, Result};
 use crate::loss::{FIXED_LOSSES, Function, Head, HeadKind, Space, SpaceKind};
 use crate::policy::{self, PolicyKind};
 use check::Problem;
+
+/// The loss that is searched, as `loss.name` says it.
+const UNIFIED: &str = "unified";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -133,7 +138,6 @@ impl TypedConfig {
 
 /// The loss with its margin and its head, which are filled in where they were left out.
 fn resolve_loss(typed: &mut typed::Loss, space: SpaceKind) -> std::result::Result<Loss, Problem> {
-    const UNIFIED: &str = "unified";
     let (function, head) = if typed.name == UNIFIED {
         check::ensure(typed.margin.is_none(), "loss.margin", check::NO_MARGIN)?;
         (Function::Unified { space, w_max: typed.w_max, tau_weights: typed.tau_weights }, HeadKind::Plain)

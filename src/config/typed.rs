@@ -260,6 +260,9 @@ pub enum Precision {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
+    /// What `--preset` named; `None`: nothing did, or an older version ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
     pub seed: u64,
     pub threads: usize,
     pub loader_threads: usize,
@@ -314,6 +317,7 @@ impl TypedConfig {
             config.model.init = None;
             let Run { seed, threads, .. } = config.run;
             config.run = Run {
+                preset: None,
                 seed,
                 threads,
                 loader_threads: 1,

@@ -27,6 +27,8 @@ const COLOURS: [RGBColor; 7] = [
 const WIDTH: u32 = 480;
 const HEIGHT: u32 = 330;
 const ROW_HEIGHT: u32 = 24;
+/// Coordinates are whole numbers: so many are a unit, or slopes become stairs.
+const SVG_SCALE: u32 = 4;
 const FONT: &str = "sans-serif";
 const TEXT: f64 = 13.0;
 const TITLE: f64 = 15.0;
@@ -38,10 +40,15 @@ const OPACITY: f64 = 0.2;
 type Area<'a, B> = DrawingArea<B, Shift>;
 type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
-pub(super) fn on_svg(figure: &Figure, text: &mut String) {
+pub(super) fn on_svg(figure: &Figure) -> String {
     with_font();
-    let area = SVGBackend::with_string(text, size(figure)).into_drawing_area();
-    draw(figure, &area, 1.0).expect("text in memory");
+    let (width, height) = size(figure);
+    let (wide, high) = (width * SVG_SCALE, height * SVG_SCALE);
+    let mut text = String::new();
+    let area = SVGBackend::with_string(&mut text, (wide, high)).into_drawing_area();
+    draw(figure, &area, f64::from(SVG_SCALE)).expect("text in memory");
+    drop(area);
+    text.replacen(&format!("width=\"{wide}\" height=\"{high}\""), &format!("width=\"{width}\" height=\"{height}\""), 1)
 }
 
 /// RGB, row by row, and width and height.

@@ -83,9 +83,7 @@ impl Figure {
 
     /// A whole SVG document; colours are as on white, `INK` that of text and axes.
     pub fn svg(&self) -> String {
-        let mut text = String::new();
-        draw::on_svg(&self.thinned(), &mut text);
-        text
+        draw::on_svg(&self.thinned())
     }
 
     pub fn png(&self) -> Vec<u8> {

@@ -1,10 +1,10 @@
-//! How far an update moved mu, and how far it would have moved it by chance.
+//! How far updates moved mu, and how far they would have moved it by chance.
 
 use rand::seq::SliceRandom;
 
 use super::Policy;
 use crate::rng::{Purpose, rng};
-use crate::state::PolicyState;
+use crate::state::{EpochRecord, PolicyState};
 
 /// How often rewards are dealt out at random.
 const DEALS: u64 = 32;
@@ -28,6 +28,38 @@ pub fn length_by_chance(policy: &mut dyn Policy, thetas: &[Vec<f64>], rewards: &
         length
     };
     ((0..DEALS).map(|deal| length(deal).powi(2)).sum::<f64>() / DEALS as f64).sqrt()
+}
+
+/// A search's updates beside those of rewards that have nothing to do with theta.
+#[derive(Debug, PartialEq)]
+pub struct Steps {
+    pub count: usize,
+    /// Root mean squares of `delta_sigmas` and of `chance_sigmas`.
+    pub sigmas: f64,
+    pub chance: f64,
+    /// Whether steps are longer than chance makes them, by two standard errors; `None`: they are too few to tell.
+    pub beyond_chance: Option<bool>,
+}
+
+/// With fewer updates the standard error is no guide.
+const LEAST_UPDATES: usize = 5;
+
+/// Of all updates of a history; `None`: there were none, or an older version ran.
+pub fn steps(history: &[EpochRecord]) -> Option<Steps> {
+    let squares = |record: &EpochRecord| (record.delta_sigmas.powi(2), record.chance_sigmas.powi(2));
+    let squares: Vec<(f64, f64)> = history.iter().map(squares).filter(|&(_, chance)| chance > 0.0).collect();
+    let mean = |of: &dyn Fn(&(f64, f64)) -> f64| squares.iter().map(of).sum::<f64>() / squares.len() as f64;
+    // 1 on average by chance; skewed to the right, which makes the test stricter
+    let ratio = |&(delta, chance): &(f64, f64)| delta / chance;
+    let longer = mean(&ratio);
+    let count = squares.len();
+    let error = (mean(&|pair| (ratio(pair) - longer).powi(2)) / (count as f64 - 1.0)).sqrt();
+    (count > 0).then(|| Steps {
+        count,
+        sigmas: mean(&|pair| pair.0).sqrt(),
+        chance: mean(&|pair| pair.1).sqrt(),
+        beyond_chance: (count >= LEAST_UPDATES).then_some(longer > 1.0 + 2.0 * error),
+    })
 }
 
 #[cfg(test)]
@@ -66,5 +98,23 @@ mod tests {
     fn a_reward_that_theta_explains_moves_mu_by_a_sigma_and_is_far_from_chance() {
         let (length, chance) = lengths(|theta, _| theta[2]);
         assert!((length - 1.0).abs() < 0.2 && length > 4.0 * chance, "{length} {chance}");
+    }
+
+    #[test]
+    fn steps_that_chance_explains_are_told_from_longer_ones_and_from_too_few() {
+        let history = |deltas: &[f64]| -> Vec<EpochRecord> {
+            let record =
+                |&delta_sigmas: &f64| EpochRecord { delta_sigmas, chance_sigmas: 0.5, ..EpochRecord::default() };
+            // an epoch inside a round, and a step of an older version
+            let others = [EpochRecord::default(), EpochRecord { chance_sigmas: f64::NAN, ..EpochRecord::default() }];
+            deltas.iter().map(record).chain(others).collect()
+        };
+        let by_chance = steps(&history(&[0.4, 0.6, 0.5, 0.7, 0.3, 0.45])).unwrap();
+        assert_eq!((by_chance.count, by_chance.chance, by_chance.beyond_chance), (6, 0.5, Some(false)));
+        assert!((by_chance.sigmas - 0.509).abs() < 1e-3);
+        let longer = [0.9, 1.1, 0.8, 1.0, 0.7, 1.2];
+        assert_eq!(steps(&history(&longer)).unwrap().beyond_chance, Some(true));
+        assert_eq!(steps(&history(&longer[..4])).unwrap().beyond_chance, None);
+        assert_eq!(steps(&history(&[])), None);
     }
 }

@@ -32,7 +32,7 @@ mod sep_cma;
 
 use crate::state::PolicyState;
 
-pub use evidence::{length_by_chance, length_in_sigmas};
+pub use evidence::{Steps, length_by_chance, length_in_sigmas, steps};
 
 /// Every policy, by the name that `search.policy` has.
 pub const POLICIES: &[PolicyKind] = &[
