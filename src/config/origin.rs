@@ -56,11 +56,13 @@ impl TypedConfig {
         let mut of_preset = settings(self.started_with(preset)?.typed());
         let mut ours = settings(self);
         for key in APART {
-            (of_preset.remove(key), ours.remove(key));
+            of_preset.remove(key);
+            ours.remove(key);
         }
         // one follows from the other
         let follows = if self.search.rounds.is_some() { "search.round_epochs" } else { "search.rounds" };
-        (of_preset.remove(follows), ours.remove(follows));
+        of_preset.remove(follows);
+        ours.remove(follows);
         let mut keys: Vec<&String> = of_preset.keys().chain(ours.keys()).collect();
         keys.sort();
         keys.dedup();
