@@ -1,4 +1,4 @@
-"""The loss function that a search of amlfs learned, for any training loop in PyTorch. Needs torch and nothing else.
+"""The loss function that a search of amlfs learned, for any training loop in PyTorch. Needs torch alone (1.13 or newer).
 
     from learned_loss import LearnedLoss          # the name of this file
     loss = LearnedLoss("chosen")                  # or "mean", "means"
@@ -13,9 +13,9 @@ modules (insightface, fast-reid) has `loss.margin(cosines, labels)` in the place
 `loss.cross_entropy(logits, labels)` in the place of the second.
 
 The loss of an example with label y is -log tau(softmax(z)_y), where z_y = s t(cos y) and the other logits are s cos j
-(AM-LFS, arXiv:1905.07375, equations 16 and 17). t and tau are lines in pieces. The gradient is that of cross-entropy times
-a weight for each example, which follows from tau. It is bounded and, if the search had it so, divided by its mean over the
-batch, so it is not the derivative of the value in every place; both are those of the search.
+(AM-LFS, arXiv:1905.07375, equations 16 and 17). t is made of lines, tau of lines or of powers. The gradient is that of
+cross-entropy times a weight for each example, which follows from tau. It is bounded and, if the search had it so, divided
+by its mean over the batch, so it is not the derivative of the value in every place; both are those of the search.
 
 What was learned, and by which run, is at the end of this file.
 """
