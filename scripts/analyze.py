@@ -191,8 +191,8 @@ def draw_mu(run, file):
             axes.plot(table.index, table[f"mu_{member}"], color=colour, drawstyle="steps-mid", label=str(number + 1))
         axes.set(title=f"mu of {name}" + ("" if searched[members[0]] else ", not searched"))
         by_epoch(axes)
-        if len(members) > 1:
-            axes.legend(title="interval", fontsize="small", title_fontsize="small")
+    # beside the last panel, which has all intervals
+    axes.legend(title="interval", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     save(figure, file)
 
 
