@@ -4,6 +4,7 @@ mod evaluate;
 mod export;
 mod fit_loss;
 mod manual;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use export::{
 };
 pub use fit_loss::FitLossArguments;
 pub use manual::write_manual;
+pub use table::{TableArguments, TableFormat};
 
 /// Searches a loss function while the network trains (AM-LFS).
 ///
@@ -63,6 +65,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Show what runs found, side by side, as one page
     Report(ReportArguments),
+    /// Print a table of the paper with the paper's figures and those of runs
+    Table(TableArguments),
     /// Find where a search starts to have a known loss first: the nearest theta of a space, and its error
     FitLoss(FitLossArguments),
     /// Pack a data set into one file

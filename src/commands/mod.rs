@@ -9,6 +9,7 @@ mod prepare;
 mod report;
 mod search;
 mod skipped;
+mod table;
 
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Table(arguments) => table::run(&arguments),
         Command::FitLoss(arguments) => fit_loss::run(&arguments),
         Command::Prepare(command) => prepare::run(&command),
         Command::Export(command) => export::run(&command),
