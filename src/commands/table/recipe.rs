@@ -42,7 +42,8 @@ pub fn deviations(run: &Run, key_of_rows: &str) -> Result<Vec<String>> {
             }
             Arm::Loss(_) | Arm::Replay | Arm::Held => key.starts_with("search."),
         };
-        key != key_of_rows && key != "search.name" && !key.starts_with("run.") && !of_the_arm
+        let follows = key == "search.round_epochs" && typed.search.rounds.is_some(); // from rounds and epochs
+        key != key_of_rows && key != "search.name" && !follows && !key.starts_with("run.") && !of_the_arm
     };
     let mut found: Vec<String> = typed
         .different_settings(recipe.typed())
@@ -122,8 +123,8 @@ mod tests {
         let noisy = run("cifar10", None, searched(), &["data.label_noise=0.2", "search.samples=8"]);
         assert_eq!(deviations(&noisy, "data.label_noise").unwrap(), ["search.samples = 8 (recipe: 32)"]);
         assert_eq!(deviations(&noisy, "search.samples").unwrap(), ["data.label_noise = 0.2 (recipe: 0.0)"]);
-        let robust = run("megaface", Some("robust"), searched(), &["train.epochs=14"]);
-        let expected = ["--search robust (the paper's: paper)", "train.epochs = 14 (recipe: 15)"];
+        let robust = run("megaface", Some("robust"), searched(), &["train.epochs=50"]);
+        let expected = ["--search robust (the paper's: paper)", "train.epochs = 50 (recipe: 15)"];
         assert_eq!(deviations(&robust, "").unwrap(), expected);
         let margin = run("megaface", None, Arm::Loss("arcface".into()), &["loss.margin=0.4", "search.intervals=9"]);
         assert_eq!(deviations(&margin, "").unwrap(), ["loss.margin = 0.4 (recipe: 0.5)"]);
