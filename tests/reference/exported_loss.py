@@ -4,7 +4,8 @@
 
 A directory holds loss.py and cases.json.
 A case has a schedule, epoch and epochs; and, unless theta alone is asked, features, weight and labels, their dtype, and
-what it is "of": the features, or their cosines.
+what it is "of": the features, or their cosines. With a "rate" the features are tanh of these times "layer", and layer and
+weight are trained for epochs of single steps.
 """
 import importlib.util
 import json
@@ -21,7 +22,27 @@ def module(path):
     return found
 
 
+def trained(exported, case):
+    loss = exported.LearnedLoss(case["schedule"])
+    x, layer, w = (torch.tensor(case[name], dtype=torch.float64) for name in ("features", "layer", "weight"))
+    labels, values = torch.tensor(case["labels"]), []
+    layer.requires_grad_(), w.requires_grad_()
+    optimizer = torch.optim.SGD([layer, w], lr=case["rate"])
+    for epoch in range(case["epochs"]):
+        loss.set_epoch(epoch, case["epochs"])
+        optimizer.zero_grad()
+        value = loss.of_features(torch.tanh(x @ layer), w, labels)
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    with torch.no_grad():
+        right = loss.logits(torch.tanh(x @ layer), w).argmax(1) == labels
+    return {"values": values, "weights": w.flatten().tolist(), "accuracy": right.double().mean().item()}
+
+
 def result(exported, case):
+    if "rate" in case:
+        return trained(exported, case)
     loss = exported.LearnedLoss(case["schedule"])
     loss.set_epoch(case["epoch"], case["epochs"])
     if "features" not in case:

@@ -109,6 +109,40 @@ pub fn the_tables_are_what_a_checkpoint_holds_and_every_figure_is_drawn() -> Pos
     Ok(())
 }
 
+/// What h5py makes of a checkpoint with these lines of Python, where it is `f`.
+fn changed(python: &str, file: &Path, lines: &str) {
+    let program = format!("import h5py, sys\nwith h5py.File(sys.argv[1], 'r+') as f:\n    {lines}");
+    assert_code(&finish(Command::new(python).args(["-c", &program]).arg(file)), 0);
+}
+
+pub fn a_search_that_has_just_begun_and_files_of_older_formats_are_analysed() -> Possible {
+    let python = python(&MODULES)?;
+    let directory = tempfile::tempdir().unwrap();
+    let (here, run) = (directory.path(), path(directory.path(), "run"));
+    assert_code(&amlfs(&[SMALL, &["--epochs=2", "--out", &run]].concat()), 0);
+    let begun = here.join("begun");
+    std::fs::create_dir(&begun).unwrap();
+    std::fs::copy(here.join("run/epoch-0001.h5"), begun.join("epoch-0001.h5")).unwrap();
+    let output = analyze(&python, begun.to_str().unwrap(), &path(here, "begun-analysis"));
+    assert_code(&output, 0);
+    let samples = table(&path(here, "begun-analysis/samples.csv"));
+    assert_eq!(samples["epoch"], ["1"; 4]);
+    assert!(Path::new(&path(here, "begun-analysis/rewards.png")).exists());
+
+    let old = here.join("old.h5");
+    std::fs::copy(here.join("run/final.h5"), &old).unwrap();
+    changed(&python, &old, "f.attrs['version'] = [1, 0]; del f['history/delta_sigmas'], f['history/chance_sigmas']");
+    assert_code(&analyze(&python, old.to_str().unwrap(), &path(here, "old-analysis")), 0);
+    let epochs = table(&path(here, "old-analysis/epochs.csv"));
+    assert!(epochs.contains_key("delta_norm") && !epochs.contains_key("delta_sigmas"));
+
+    changed(&python, &old, "f.attrs['version'] = [2, 0]");
+    let output = analyze(&python, old.to_str().unwrap(), &path(here, "new-analysis"));
+    assert_code(&output, 1);
+    assert!(text(&output).contains("old.h5: format version 2.0; this script reads 1.x"), "{}", text(&output));
+    Ok(())
+}
+
 pub fn the_curves_are_those_of_our_own_loss() -> Possible {
     let python = python(&MODULES)?;
     tch::manual_seed(5);

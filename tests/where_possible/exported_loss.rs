@@ -190,3 +190,49 @@ pub fn a_runs_own_loss_on_the_logits_of_its_class_weights_and_its_replays_thetas
     }
     Ok(())
 }
+
+/// A layer and class weights, trained by both from the same start with a loss that changes in every epoch.
+pub fn a_small_model_learns_in_pytorch_what_it_learns_here() -> Possible {
+    const EPOCHS: usize = 60;
+    const RATE: f64 = 0.3;
+    let python = python(&["torch"])?;
+    let directory = tempfile::tempdir().unwrap();
+    let search = run(directory.path(), "search", &[SMALL, NATURAL, &["--epochs=4"]]);
+    tch::manual_seed(7);
+    let normal = |size: [i64; 2]| Tensor::randn(size, (Kind::Double, Device::Cpu));
+    let (centres, weight) = (normal([5, 8]), normal([5, FEATURES]));
+    let labels = Tensor::randint(5, [300], (Kind::Int64, Device::Cpu));
+    let x = centres.index_select(0, &labels) + normal([300, 8]);
+    let layer = normal([8, FEATURES]) * 0.3;
+    let case = json!({
+        "schedule": "means", "epochs": EPOCHS, "rate": RATE, "features": rows(&x), "layer": rows(&layer),
+        "weight": rows(&weight), "labels": Vec::<i64>::try_from(&labels).unwrap(),
+    });
+    let theta = |epoch| json!({ "schedule": "means", "epoch": epoch, "epochs": EPOCHS });
+    let asked =
+        Asked { model: path(directory.path(), "search"), cases: (0..EPOCHS).map(theta).chain([case]).collect() };
+    let said = &answers(&python, &[asked])[0]["cases"];
+
+    let config = TypedConfig::from_toml(&search.info.config).unwrap().resolve().unwrap();
+    let (head, mut layer, mut weight) = (config.loss.head, layer, weight);
+    let features = |layer: &Tensor| x.mm(layer).tanh();
+    for epoch in 0..EPOCHS {
+        let theta: Vec<f64> = serde_json::from_value(said[epoch]["theta"].clone()).unwrap();
+        let loss = config.loss.function.build(&theta, Device::Cpu, Kind::Double);
+        let y = features(&layer);
+        let gradient = head.gradient(&*loss, &y, &weight, &labels, 300.0, 0);
+        let (ours, theirs) = (f64::try_from(gradient.loss).unwrap(), said[EPOCHS]["values"][epoch].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-8 * ours.abs(), "epoch {epoch}: {ours}, in PyTorch {theirs}");
+        weight -= gradient.weights * RATE;
+        layer -= x.tr().mm(&(gradient.features * (-(&y * &y) + 1.0))) * RATE;
+    }
+    let theirs: Vec<f64> = serde_json::from_value(said[EPOCHS]["weights"].clone()).unwrap();
+    let error = f64::try_from((weight.reshape(-1) - Tensor::from_slice(&theirs)).abs().max()).unwrap();
+    assert!(error < 1e-8, "{error}");
+    let right = head.logits(&features(&layer), &weight).argmax(1, false).eq_tensor(&labels);
+    let accuracy = f64::try_from(right.to_kind(Kind::Double).mean(Kind::Double)).unwrap();
+    assert_eq!(said[EPOCHS]["accuracy"].as_f64().unwrap(), accuracy);
+    println!("accuracy {accuracy:.3}; weights differ by {error:.1e}");
+    assert!(accuracy > 0.7, "{accuracy}, chance is 0.2");
+    Ok(())
+}

@@ -53,11 +53,13 @@ fn trial(name: &str, test: fn() -> Possible) -> Trial {
 fn main() {
     let trials = trials![
         analysis::the_tables_are_what_a_checkpoint_holds_and_every_figure_is_drawn,
+        analysis::a_search_that_has_just_begun_and_files_of_older_formats_are_analysed,
         analysis::the_curves_are_those_of_our_own_loss,
         analysis::what_is_no_checkpoint_is_told_in_a_sentence,
         analysis::the_commands_of_the_page_work_as_they_stand,
         cifar10::softmax_learns_and_a_search_runs,
         evidence::a_grid_is_run_once_and_its_tables_say_what_the_runs_found,
+        exported_loss::a_small_model_learns_in_pytorch_what_it_learns_here,
         exported_loss::values_and_gradients_are_those_of_our_own_head,
         exported_loss::a_runs_own_loss_on_the_logits_of_its_class_weights_and_its_replays_thetas_are_given,
         full_disk::a_disk_that_stays_full_ends_a_search_and_keeps_the_last_checkpoint,
