@@ -8,8 +8,15 @@
 #   LAUNCHER   srun, or another with its options: LAUNCHER='mpirun --bind-to none'
 #   AMLFS_MPI  what srun gets as --mpi; pmix
 #   STAGE      0: read DATA where it is
-# A task of 'sbatch --array=1-5' gets --seed TASK and the directory OUT/seed-TASK.
+# A task of 'sbatch --array=1-5' gets --seed TASK and the directory OUT/seed-TASK. Of a grid the first SEEDS (3) tasks are its
+# first cell's, with the seeds 1 to SEEDS in OUT/CELL/seed-1 ..., the next ones its second cell's, and so on.
+#
+# Set by a .slurm file alone: cells, the grid, 'NAME OPTIONS' each; loss, a fixed loss to train with instead of a search.
 : "${AMLFS:=$AMLFS_ROOT/target/release/amlfs}" "${AMLFS_ENV:=}" "${LAUNCHER:=srun}" "${AMLFS_MPI:=pmix}" "${STAGE:=1}"
+
+declare -p cells >/dev/null 2>&1 || cells=()
+program=("$AMLFS")
+[ -z "${loss:-}" ] || program+=(train --loss "$loss")
 
 say() { printf '%(%F %T)T slurm: %s\n' -1 "$*" >&2; }
 refuse() { say "$*"; exit 78; }
@@ -34,9 +41,22 @@ set -euo pipefail # not before: modules' shell functions don't bear it
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # one task's job number is that of the whole array
-    OUT=$OUT/seed-$SLURM_ARRAY_TASK_ID
     [[ " $*" != *" --seed"* ]] || refuse "--seed and --array: a task's number is its seed; leave --seed out"
-    set -- --seed "$SLURM_ARRAY_TASK_ID" "$@"
+    seed=$SLURM_ARRAY_TASK_ID
+    if [ "${#cells[@]}" != 0 ]; then
+        : "${SEEDS:=3}"
+        [[ $SEEDS =~ ^[1-9][0-9]*$ ]] || refuse "SEEDS=$SEEDS: must be a number, 1 or more"
+        tasks=$((${#cells[@]} * SEEDS))
+        ((seed >= 1 && seed <= tasks)) || refuse "task $seed: ${#cells[@]} x $SEEDS seeds are --array=1-$tasks"
+        read -ra cell <<<"${cells[(seed - 1) / SEEDS]}"
+        OUT=$OUT/${cell[0]}
+        set -- "${cell[@]:1}" "$@"
+        seed=$(((seed - 1) % SEEDS + 1))
+    fi
+    OUT=$OUT/seed-$seed
+    set -- --seed "$seed" "$@"
+elif [ "${#cells[@]}" != 0 ]; then
+    refuse "submit this with --array=1-$((${#cells[@]} * ${SEEDS:-3})): ${#cells[@]} x ${SEEDS:-3} seeds (SEEDS)"
 fi
 
 # amlfs ends in time by itself if it knows when that is; Slurm says so from 23.02 on
@@ -107,7 +127,7 @@ fi
 
 code=75
 if [ -z "$asked" ]; then
-    "${launch[@]}" "$AMLFS" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
+    "${launch[@]}" "${program[@]}" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
     ranks=$!
     [ -z "$asked" ] || ask
     asked=1

@@ -281,6 +281,72 @@ fn a_task_of_an_array_has_a_seed_a_directory_and_a_name_of_its_own() {
     assert_eq!((ended.code(), job.noted("arguments")), (Some(78), None));
 }
 
+/// What the task of a grid's array trains: its run directory and the arguments after --resume, and before --preset.
+fn of_a_grid(script: &str, task: &str, variables: &[(&str, &str)]) -> (PathBuf, Vec<String>, Vec<String>) {
+    let mut job = Job::of(script, &["--epochs", "3"]);
+    job.command.envs(variables.iter().copied()).env("SLURM_ARRAY_JOB_ID", "5").env("SLURM_ARRAY_TASK_ID", task);
+    let ended = job.run();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let arguments: Vec<String> = job.noted("arguments").unwrap().lines().map(str::to_owned).collect();
+    let place = |name: &str| arguments.iter().position(|argument| argument == name).unwrap();
+    let out = job.argument("--out").strip_prefix(job.path("run")).unwrap().to_owned();
+    let (first, last) = (place("--preset"), place("--resume"));
+    (out, arguments[last + 1..].to_vec(), arguments[..first].to_vec())
+}
+
+#[test]
+fn the_arrays_of_tables_2_6_and_7_have_a_task_for_each_cell_and_seed() {
+    let grid = |script: &str, task: &str, variables: &[(&str, &str)], out: &str, options: &[&str], command: &[&str]| {
+        let (found, after, before) = of_a_grid(script, task, variables);
+        assert_eq!(found, Path::new(out), "{script}, task {task}");
+        assert_eq!(after, [options, &["--epochs", "3"]].concat(), "{script}, task {task}");
+        assert_eq!(before, command, "{script}, task {task}");
+    };
+    let cifar = "amlfs_cifar10.slurm";
+    let one_gpu = "run.devices_per_rank=1";
+    let search = [("METHOD", "search")];
+    grid(cifar, "1", &search, "search/noise-0/seed-1", &["--seed", "1", "--label-noise", "0", "--set", one_gpu], &[]);
+    grid(
+        cifar,
+        "9",
+        &search,
+        "search/noise-20/seed-3",
+        &["--seed", "3", "--label-noise", "0.2", "--set", one_gpu],
+        &[],
+    );
+    let fixed = ["--seed", "2", "--label-noise", "0.1", "--policy", "fixed", "--set", one_gpu];
+    grid(cifar, "5", &[("METHOD", "fixed")], "fixed/noise-10/seed-2", &fixed, &[]);
+    let softmax = ["--seed", "1", "--label-noise", "0.1", "--set", one_gpu];
+    let two_seeds = [("METHOD", "softmax"), ("SEEDS", "2")];
+    grid(cifar, "3", &two_seeds, "softmax/noise-10/seed-1", &softmax, &["train", "--loss", "softmax"]);
+
+    let init = ["--init", "data/resnet50.safetensors"];
+    let samples = [&["--seed", "1", "--samples", "32"], &init[..]].concat();
+    grid("ablation_samples.slurm", "10", &[], "samples-32/seed-1", &samples, &[]);
+    let intervals = [&["--seed", "3", "--set", "search.intervals=3"], &init[..]].concat();
+    grid("ablation_intervals.slurm", "3", &[], "intervals-3/seed-3", &intervals, &[]);
+}
+
+#[test]
+fn a_task_outside_of_its_grid_is_refused() {
+    for (script, task, variable, why) in [
+        ("ablation_samples.slurm", Some("13"), ("SEEDS", "3"), "task 13: 4 x 3 seeds are --array=1-12"),
+        ("ablation_samples.slurm", Some("0"), ("SEEDS", "2"), "task 0: 4 x 2 seeds are --array=1-8"),
+        ("ablation_intervals.slurm", None, ("SEEDS", "3"), "submit this with --array=1-9: 3 x 3 seeds (SEEDS)"),
+        ("ablation_intervals.slurm", Some("1"), ("SEEDS", "few"), "SEEDS=few: must be a number, 1 or more"),
+        ("amlfs_cifar10.slurm", None, ("METHOD", "search"), "submit this with --array=1-9"),
+        ("amlfs_cifar10.slurm", Some("1"), ("METHOD", "sofmax"), "METHOD=sofmax: must be search, fixed or softmax"),
+    ] {
+        let mut job = Job::of(script, &[]).with(variable.0, variable.1);
+        if let Some(task) = task {
+            job.command.env("SLURM_ARRAY_JOB_ID", "5").env("SLURM_ARRAY_TASK_ID", task);
+        }
+        let ended = job.run();
+        assert_eq!((ended.code, job.noted("arguments")), (Some(78), None), "{}", ended.log);
+        assert!(ended.log.contains(why), "{}", ended.log);
+    }
+}
+
 #[test]
 fn the_ranks_are_told_when_the_job_ends() {
     for (given, squeue, told) in
