@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::state::{EpochRecord, PolicyState, TensorSpec};
 
-pub use read::{read, read_history};
+pub use read::{read, read_history, shape};
 pub use sample_file::{SavedSample, read_sample, write_sample};
 pub use write::write;
 
 const FILETYPE: &str = "amlfs checkpoint";
 /// Major and minor number of the format, not of the program.
-const VERSION: [i32; 2] = [1, 1];
+const VERSION: [i32; 2] = [1, 2];
 /// The file's last 12 bytes: this, then the CRC-32 (little-endian) of every byte before it.
 const END_MARK: &[u8; 8] = b"AMLFSEND";
 const TRAILER_LEN: u64 = 12;

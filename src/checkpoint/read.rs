@@ -28,6 +28,13 @@ pub fn read_history(path: &Path) -> Result<Checkpoint> {
     read_with(path, false)
 }
 
+/// The shape of one data set, `model/fc6.weight` say, of a file that was read before. Errors: those of `read`, or no such data set.
+pub fn shape(path: &Path, dataset: &str) -> Result<Vec<usize>> {
+    let path = &file_of(path)?;
+    let shape = || -> Outcome<Vec<usize>> { Ok(open(path)?.dataset(dataset)?.shape()) };
+    shape().map_err(|Cause(text)| Error::file(path, format!("{dataset}: {text}")))
+}
+
 fn read_with(path: &Path, with_tensors: bool) -> Result<Checkpoint> {
     let path = &file_of(path)?;
     read_file(path, with_tensors).map_err(|Cause(text)| match hdf5_file::instead_of_a_checkpoint(path) {

@@ -27,6 +27,7 @@ fn checkpoint(epochs: usize, batch: usize, width: usize) -> Checkpoint {
         delta_norm: 0.0,
         delta_sigmas: 0.7,
         chance_sigmas: f64::NAN,
+        images: 45_000.0,
         images_per_second: 264.0,
         seconds: 60.0 + epoch as f64,
         wait_seconds: 2.0,

@@ -365,8 +365,8 @@ impl Round {
     fn records(&self, task: &dyn Task, exchange: &Exchange) -> Vec<EpochRecord> {
         let Exchange { mu, learned: Learned { update, delta_sigmas, chance_sigmas }, timings, .. } = exchange;
         let count = self.epochs.len();
-        let images = (task.examples() * count * exchange.samples.len()) as f64;
-        let images_per_second = images / exchange.training_seconds();
+        let images = task.examples() as f64;
+        let images_per_second = images * (count * exchange.samples.len()) as f64 / exchange.training_seconds();
         let record = |i: usize| {
             let last = i + 1 == count;
             let in_last = |value: f64| if last { value } else { 0.0 };
@@ -379,6 +379,7 @@ impl Round {
                 delta_norm: in_last(update.delta_norm),
                 delta_sigmas: in_last(*delta_sigmas),
                 chance_sigmas: in_last(*chance_sigmas),
+                images,
                 images_per_second,
                 seconds: timings.seconds / count as f64,
                 wait_seconds: in_last(timings.wait_seconds),

@@ -57,6 +57,8 @@ pub struct EpochRecord {
     /// (`policy::length_by_chance`); 0 where there was no update.
     pub delta_sigmas: f64,
     pub chance_sigmas: f64,
+    /// Training images of a sample's epoch; NaN in files that don't say it.
+    pub images: f64,
     /// Training images per second over all ranks.
     pub images_per_second: f64,
     /// Seconds of the whole epoch, of waiting for the slowest rank, of Allgather + policy + Bcast, and of writing the
@@ -140,6 +142,7 @@ pub const EPOCH_COLUMNS: &[Column<EpochRecord>] = &[
     stored!(Number delta_sigmas, "1", "norm of the change of mu in units of sigma", 1, None),
     stored!(Number chance_sigmas, "1", "delta_sigmas if the same rewards had been dealt out at random, root mean square", 1, None),
     derived!(Number "train_loss", "1", "mean training loss", |r| mean(&r.finite(|s| s.train_loss)), shown("train loss", 12, 4)),
+    stored!(Number images, "1", "training images of a sample's epoch", 2, None),
     stored!(Number images_per_second, "1/s", "training images per second over all ranks", 0, shown("images/s", 10, 0)),
     stored!(Number seconds, "s", "wall-clock time of the epoch", 0, None),
     derived!(Number "train_seconds", "s", "wall-clock time of training", EpochRecord::train_seconds, shown("train s", 10, 2)),
