@@ -295,6 +295,27 @@ impl Lookout {
     }
 }
 
+/// What each rank of a run noted last, in their order, for people; none where only one rank runs.
+pub fn what_ranks_do(run_directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(run_directory.join(NAME)).into_iter().flatten().flatten();
+    let note = |entry: fs::DirEntry| {
+        let rank: usize = entry.file_name().to_str()?.parse().ok()?;
+        let note: Note = serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok()?;
+        Some((rank, note))
+    };
+    let mut notes: Vec<(usize, Note)> = files.filter_map(note).collect();
+    notes.sort_by_key(|(rank, _)| *rank);
+    let text = |(rank, note): (usize, Note)| {
+        let does = match (note.waits, note.sample) {
+            (true, _) => "waits for the others".into(),
+            (false, None) => "has not trained yet".into(),
+            (false, Some(sample)) => format!("trains sample {sample}, step {}", note.step),
+        };
+        format!("rank {rank} on {} {does}", note.host)
+    };
+    notes.into_iter().map(text).collect()
+}
+
 fn describe(rank: usize, note: &Note) -> String {
     let done = match (note.sample, note.step) {
         (None, _) => "has not trained yet".into(),

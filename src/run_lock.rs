@@ -133,6 +133,18 @@ impl RunLock {
     }
 }
 
+/// Who works in a run's directory, for people, and whether it shows signs of life; `None`: nobody. Only looks.
+pub fn owner(directory: &Path) -> Option<(String, bool)> {
+    let file = directory.join(NAME);
+    let owner = owner_of(&file).ok()??;
+    let beat = fs::metadata(&file).and_then(|about| about.modified()).ok()?;
+    let lives = match owner.machine == Owner::this().machine {
+        true => start_of(owner.process) == Some(owner.started),
+        false => beat.elapsed().unwrap_or_default() < PATIENCE,
+    };
+    Some((owner.to_string(), lives))
+}
+
 impl Drop for RunLock {
     fn drop(&mut self) {
         drop(self.end.take());

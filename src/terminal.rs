@@ -132,23 +132,27 @@ pub fn epoch_header() -> String {
 
 /// One epoch as a row below `epoch_header`.
 pub fn epoch_row(epoch: usize, record: &EpochRecord) -> String {
+    row_of(epoch, |column| column.number(record))
+}
+
+/// The same, of figures that are at hand without a record.
+pub fn row_of(epoch: usize, figure: impl Fn(&Column<EpochRecord>) -> f64) -> String {
     let cell = |column: &Column<EpochRecord>| {
         let &Shown { width, digits, scientific, .. } = column.shown.as_ref()?;
         // the space stays where a number is wider than its column
         let width = width - 1;
+        let number = figure(column);
         Some(match column.value {
-            Value::Number { get, .. } if scientific => format!(" {:width$.digits$e}", get(record)),
-            Value::Number { get, .. } => format!(" {:width$.digits$}", get(record)),
+            Value::Number { .. } if scientific => format!(" {number:width$.digits$e}"),
+            Value::Number { .. } => format!(" {number:width$.digits$}"),
             // an index that is not there
-            Value::Count { get, .. } if get(record) < 0 => format!(" {:>width$}", "-"),
-            Value::Count { get, .. } => format!(" {:width$}", get(record)),
+            Value::Count { .. } if number < 0.0 => format!(" {:>width$}", "-"),
+            Value::Count { .. } => format!(" {number:width$}"),
         })
     };
     let cells: String = EPOCH_COLUMNS.iter().filter_map(cell).collect();
-    let failed = match record.failed() {
-        0 => String::new(),
-        failed => format!("  {failed} failed"),
-    };
+    let failed = EPOCH_COLUMNS.iter().find(|column| column.name == "failed").map_or(0.0, figure);
+    let failed = if failed > 0.0 { format!("  {failed} failed") } else { String::new() };
     format!("{epoch:6}{cells}{failed}")
 }
 

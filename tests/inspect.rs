@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{SMALL, amlfs, assert_code, assert_error, for_training, path, text};
+use support::{SMALL, amlfs, assert_code, assert_error, for_training, path, started, text, until, wait};
 
 /// A line of the summary, without its name.
 fn line(summary: &str, name: &str) -> String {
@@ -87,4 +87,35 @@ fn what_is_no_run_is_told_and_json_has_no_other_form() {
     let empty = path(directory.path(), "");
     assert_error(&amlfs(&["inspect", &empty]), 1, "a directory without a checkpoint (final.h5 or epoch-*.h5)");
     assert_code(&amlfs(&["inspect", "--json", "--all", &empty]), 2);
+}
+
+#[test]
+fn a_run_is_followed_from_its_start_to_its_end_a_line_for_each_epoch() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = path(directory.path(), "run");
+    let early = amlfs(&["inspect", "--follow", &run]);
+    assert_error(&early, 1, "run: not there (yet); --follow wants the directory of a run, its --out");
+    let searching = started(&[SMALL, &["--out", &run]].concat());
+    until("the directory is there", || Path::new(&run).is_dir());
+    let following = started(&["inspect", "--follow", &run]);
+    assert_code(&wait(searching), 0);
+    let followed = wait(following);
+    assert_code(&followed, 0);
+    // the rows of the run's own log, without the time to go
+    let log = fs::read_to_string(Path::new(&run).join("run.log")).unwrap();
+    let shown: Vec<&str> =
+        log.lines().filter(|line| line.trim_start().starts_with(['e', '1', '2', '3', 't'])).collect();
+    let followed = text(&followed);
+    let followed: Vec<&str> = followed.lines().collect();
+    assert!(followed[0].starts_with(" epoch ") && followed.len() >= 1 + 3 + 1, "{followed:?}");
+    for line in &followed {
+        assert!(shown.iter().any(|shown| shown.starts_with(line)), "'{line}' is not in\n{log}");
+    }
+    // one that is complete already
+    assert_eq!(text(&amlfs(&["inspect", "--follow", &run])).lines().collect::<Vec<_>>(), followed);
+    let none = path(directory.path(), "");
+    assert_error(&amlfs(&["inspect", "--follow", &none]), 1, "not the directory of a run: it has no config.toml");
+    let file = path(Path::new(&run), "final.h5");
+    assert_error(&amlfs(&["inspect", "--follow", &file]), 1, "final.h5: a file; --follow wants the directory of a run");
+    assert_code(&amlfs(&["inspect", "--follow", "--json", &run]), 2);
 }

@@ -320,6 +320,10 @@ pub struct InspectArguments {
     /// Print every epoch of a long run, and the whole configuration
     #[arg(long, conflicts_with = "json")]
     pub all: bool,
+    /// Watch a run's directory until the run is complete: rewards, how far mu has gone, the time to go; without a terminal a
+    /// line for each epoch. Only looks, so the run is not disturbed; Ctrl-C ends it
+    #[arg(long, conflicts_with_all = ["json", "all"])]
+    pub follow: bool,
 }
 
 #[derive(Args)]

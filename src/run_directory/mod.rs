@@ -2,6 +2,7 @@
 //! is kept of a round's samples, and notes on what each rank does (`lookout`), are the ranks' own.
 
 mod kept_samples;
+mod metrics;
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use kept_samples::KeptSamples;
 pub use kept_samples::{GRACE, time_to_keep};
+pub use metrics::{Metrics, metrics_written, read_metrics};
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
@@ -140,10 +142,10 @@ impl RunDirectory {
 
     /// metrics.csv: a row per epoch. Written whole each time, so that it never disagrees with the checkpoint.
     fn write_metrics(&self, history: &[EpochRecord], components: &[String]) -> Result<()> {
-        let path = self.path.join("metrics.csv");
+        let path = self.path.join(metrics::NAME);
         let failed = |why: csv::Error| Error::file(&path, why);
         let mut writer = csv::Writer::from_writer(Vec::new());
-        let mu = components.iter().map(|name| format!("mu_{name}"));
+        let mu = components.iter().map(|name| format!("{}{name}", metrics::MU));
         let names = EPOCH_COLUMNS.iter().map(|column| column.name.to_owned());
         let header = ["epoch".to_owned()].into_iter().chain(names).chain(mu);
         writer.write_record(header).map_err(failed)?;

@@ -163,6 +163,13 @@ pub const SAMPLE_COLUMNS: &[Column<SampleRecord>] = &[
 ];
 
 impl<R> Column<R> {
+    pub fn number(&self, record: &R) -> f64 {
+        match self.value {
+            Value::Number { get, .. } => get(record),
+            Value::Count { get, .. } => get(record) as f64,
+        }
+    }
+
     /// The shortest text that gives the number back.
     pub fn text(&self, record: &R) -> String {
         match self.value {

@@ -1,6 +1,8 @@
 //! Shows what a checkpoint holds.
 
+mod follow;
 mod summary;
+mod view;
 
 use std::io::Write;
 
@@ -11,6 +13,9 @@ use crate::cli::InspectArguments;
 use crate::error::Result;
 
 pub fn run(arguments: &InspectArguments) -> Result<()> {
+    if arguments.follow {
+        return follow::run(&arguments.file);
+    }
     let checkpoint = checkpoint::read(&arguments.file)?;
     let text = match arguments.json {
         true => format!("{}\n", json(&checkpoint)),
