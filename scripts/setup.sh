@@ -3,7 +3,8 @@
 #
 #   scripts/setup.sh                install what is missing, then write env.sh
 #   scripts/setup.sh --for-tests    also what scripts/test.sh uses: shellcheck and, where they can be installed, Slurm,
-#                                   Chromium (350 MB installed) and Python's torch, pandas, matplotlib and h5py (1 GB)
+#                                   Chromium (350 MB installed), Python's torch, pandas, matplotlib and h5py (1 GB),
+#                                   and TensorBoard (160 MB)
 #
 # On Debian or Ubuntu with root or sudo, missing packages are installed with apt and a CPU build of libtorch is
 # unpacked into the cache. Everywhere else it says exactly what is missing and how clusters provide it.
@@ -15,6 +16,7 @@ cache=${AMLFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/amlfs}
 torch_version=2.13.0       # tch 0.26 binds exactly this libtorch
 cudart_version=13.0.96     # the PyPI wheel is a CUDA build: its libtorch_cpu.so wants libcudart and libcupti at load time
 cupti_version=13.0.85
+tensorboard_version=2.21.0 # tests only
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -76,6 +78,13 @@ if [ "${1:-}" = --for-tests ] && can_install; then
         { say "installing Python's torch, pandas, matplotlib and h5py (150 MB to fetch, 1 GB installed)" &&
             install python3-torch python3-pandas python3-matplotlib python3-h5py; } ||
         say "they can't be installed: the tests that need them are left out"
+fi
+if [ "${1:-}" = --for-tests ] && [ ! -e "$cache/tensorboard/complete" ]; then
+    say "fetching TensorBoard, to read event files with (160 MB unpacked), into $cache/tensorboard"
+    rm -rf "$cache/tensorboard"
+    { python3 -m pip install -q --target "$cache/tensorboard" "tensorboard==$tensorboard_version" &&
+        touch "$cache/tensorboard/complete"; } ||
+        say "it can't be fetched: its test is left out"
 fi
 
 PATH=$PATH:$HOME/.cargo/bin

@@ -11,6 +11,7 @@ pub mod device;
 mod embedding;
 pub mod error;
 pub mod eval;
+mod event_file;
 pub mod figures;
 mod hdf5_file;
 mod lookout;

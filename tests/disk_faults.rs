@@ -198,3 +198,17 @@ fn a_data_file_that_gets_shorter_under_a_run_is_named_and_what_is_saved_stays() 
     checkpoint::read(&checkpoint::newest(run).unwrap().unwrap()).expect("what is saved is whole");
     assert_nothing_left(run);
 }
+
+#[test]
+fn events_that_cannot_be_written_cost_a_warning_and_the_run_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("run");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("tensorboard"), "in the way").unwrap();
+    let output = finish(&mut run(&out, &["--tensorboard"]));
+    assert_code(&output, 0);
+    assert!(text(&output).contains("tensorboard: can't be made anew: "), "{}", text(&output));
+    let mut found = final_without_timings(&out);
+    found.info.config = found.info.config.replace("tensorboard = true\n", "");
+    assert_same(&found, undisturbed());
+}

@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "pace",
     "runs",
     "figures",
+    "event_file",
     "search",
     "task",
     "embedding",

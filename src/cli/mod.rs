@@ -159,6 +159,9 @@ pub struct RunArguments {
     /// five times the longest round (run.stall_minutes)
     #[arg(long, value_name = "MINUTES")]
     stall_minutes: Option<f64>,
+    /// Write event files for TensorBoard to --out: tensorboard --logdir DIR, also while it runs (run.tensorboard)
+    #[arg(long)]
+    tensorboard: bool,
 }
 
 /// What only a search has; a training has one of `--loss` and `--replay`.
@@ -391,6 +394,7 @@ impl RunArguments {
         set("--devices-per-rank", "run.devices_per_rank", self.devices_per_rank.map(count))?;
         set("--max-hours", "run.max_hours", self.max_hours.map(Into::into))?;
         set("--stall-minutes", "run.stall_minutes", self.stall_minutes.map(Into::into))?;
+        set("--tensorboard", "run.tensorboard", self.tensorboard.then_some(true.into()))?;
         if fixed.is_some() {
             set("--loss", "loss.name", fixed.map(Into::into))?;
             set("train", "search.samples", Some(1.into()))?;

@@ -207,7 +207,7 @@ fn search_in(
     let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm, progress.epoch);
     recorder.start(&progress.history);
     match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
-        Ok(progress) if comm.is_root() => finish(directory, task, &recorder, &progress),
+        Ok(progress) if comm.is_root() => finish(directory, task, &mut recorder, &progress),
         Ok(_) => Ok(()),
         Err(stopped @ Error::Stopped(_)) => {
             recorder.stopped();
@@ -229,7 +229,12 @@ fn run_info(config: &Config, comm: &Comm, devices: &[Device]) -> RunInfo {
 }
 
 /// Measures the final model on the test set and writes final.h5.
-fn finish(directory: &RunDirectory, task: &mut dyn Task, recorder: &RunRecorder, progress: &Progress) -> Result<()> {
+fn finish(
+    directory: &RunDirectory,
+    task: &mut dyn Task,
+    recorder: &mut RunRecorder,
+    progress: &Progress,
+) -> Result<()> {
     let test = task.test()?;
     for (name, value) in &test {
         terminal::line(&format!("test {name:12} {value:.4}"));

@@ -145,8 +145,9 @@ mod tests {
         let training = started(Some("megaface"), Some("a-softmax"), &set).origin().unwrap();
         assert_eq!(told(&training), ["train.batch_size 7 256"]);
         let replay = ["search.samples=1", "search.policy=select", "search.round_epochs=1", "search.warmup_epochs=0"];
-        let replay = started(Some("cifar10"), None, &[&replay[..], &["search.schedule=[[1.0]]"]].concat());
-        assert_eq!(told(&replay.origin().unwrap()), ["search.schedule [[1.0]] nothing"]);
+        let schedule = format!("{:?}", [[0.5; 24]]);
+        let replay = started(Some("cifar10"), None, &[&replay[..], &[&format!("search.schedule={schedule}")]].concat());
+        assert_eq!(told(&replay.origin().unwrap()), [format!("search.schedule {schedule} nothing")]);
     }
 
     #[test]

@@ -280,6 +280,9 @@ pub struct Run {
     /// `None`: by the longest round (`lookout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall_minutes: Option<f64>,
+    /// `None`: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensorboard: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, clap::ValueEnum)]
@@ -328,6 +331,7 @@ impl TypedConfig {
                 max_hours: None,
                 save_minutes: None,
                 stall_minutes: None,
+                tensorboard: None,
             };
             Table::try_from(config).expect("a configuration is a table")
         };

@@ -1,8 +1,9 @@
-//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, epoch-*.h5, final.h5. Rank 0 writes it; only what
+//! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, tensorboard/, epoch-*.h5, final.h5. Rank 0 writes it; only what
 //! is kept of a round's samples, and notes on what each rank does (`lookout`), are the ranks' own.
 
 mod kept_samples;
 mod metrics;
+mod tensorboard;
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,6 +15,7 @@ use indicatif::ProgressBar;
 use kept_samples::KeptSamples;
 pub use kept_samples::{GRACE, time_to_keep};
 pub use metrics::{Metrics, metrics_written, read_metrics};
+use tensorboard::TensorBoard;
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
@@ -175,6 +177,8 @@ pub struct RunRecorder<'a> {
     saved: usize,
     failed_saves: usize,
     max_failed_saves: usize,
+    /// Rank 0's, if wanted.
+    tensorboard: Option<TensorBoard>,
 }
 
 struct Watch {
@@ -217,6 +221,7 @@ impl<'a> RunRecorder<'a> {
             saved: done,
             failed_saves: 0,
             max_failed_saves: config.run.max_failed_saves.unwrap_or(MAX_FAILED_SAVES),
+            tensorboard: TensorBoard::new(&directory.path, config).filter(|_| comm.is_root()),
         }
     }
 
@@ -255,12 +260,19 @@ impl<'a> RunRecorder<'a> {
         (self.saved, self.failed_saves) = (progress.epoch, 0);
         self.prune(&progress.history).unwrap_or_else(made_again_later);
         self.write_metrics(progress);
+        self.write_events(progress, &[]);
         Ok(())
     }
 
     fn prune(&self, history: &[EpochRecord]) -> Result<()> {
         let path = &self.directory.path;
         checkpoint::prune(path, &kept(history, &checkpoint::epochs(path)?, self.directory.keep))
+    }
+
+    fn write_events(&mut self, progress: &Progress, test: &[(String, f64)]) {
+        if let Some(tensorboard) = &mut self.tensorboard {
+            tensorboard.write(&progress.history, test).unwrap_or_else(made_again_later);
+        }
     }
 
     fn write_metrics(&self, progress: &Progress) {
@@ -290,9 +302,11 @@ impl<'a> RunRecorder<'a> {
     }
 
     /// Writes final.h5 and takes the progress bar away.
-    pub fn finish(&self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
+    pub fn finish(&mut self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
         self.watch.bar.finish_and_clear();
         self.directory.check_owner()?;
+        // before final.h5: a run that has that is not touched again
+        self.write_events(progress, &test);
         checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test)).map_err(|why| {
             let saved = what_is_saved(self.saved, progress.epoch);
             Error::failed(format!("{why}; all epochs are trained: {saved}; {}", self.how_to_go_on()))
@@ -361,7 +375,7 @@ impl Recorder for RunRecorder<'_> {
     }
 }
 
-/// metrics.csv, and which checkpoints are there: no reason to end a run whose checkpoint is safe.
+/// metrics.csv, events, and which checkpoints are there: no reason to end a run whose checkpoint is safe.
 fn made_again_later(why: Error) {
     log::warn!("{why}; the checkpoint is written, and this is tried again with the next one");
 }

@@ -11,6 +11,7 @@ mod orl_faces;
 mod report;
 #[path = "../support/mod.rs"]
 mod support;
+mod tensorboard;
 mod user_namespaces;
 
 use std::fs::File;
@@ -68,6 +69,7 @@ fn main() {
         man_page::every_page_is_shown_without_a_warning,
         report::every_figure_is_labelled_and_inside_its_frame_on_desks_and_phones,
         orl_faces::real_faces_are_prepared_searched_and_measured,
+        tensorboard::events_are_the_history_once_after_a_kill_too_and_change_no_bit,
         user_namespaces::ranks_in_containers_exchange_large_states_and_get_the_same_bits,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit()

@@ -81,6 +81,7 @@ impl Seen {
             let found = checkpoint::read(directory)?;
             self.epochs = found.history.iter().map(Metrics::of).collect();
             self.test = Some(found.test);
+            self.ranks.clear();
             return Ok(());
         }
         let saved = metrics_written(directory);
