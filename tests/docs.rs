@@ -28,7 +28,8 @@ fn source() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = ["src", "slurm"].into_iter().flat_map(|directory| walkdir::WalkDir::new(root.join(directory)));
     let files = files.map(Result::unwrap).filter(|entry| entry.file_type().is_file());
-    let text: String = files.map(|entry| std::fs::read_to_string(entry.path()).unwrap()).collect();
+    let text = |entry: &walkdir::DirEntry| entry.path().extension().is_none_or(|ending| ending != "ttf");
+    let text: String = files.filter(text).map(|entry| std::fs::read_to_string(entry.path()).unwrap()).collect();
     // a literal that goes on in the next line, in Rust and in the shell
     let lines = text.lines().map(str::trim_start);
     lines.map(|line| line.strip_suffix('\\').map_or(format!("{line}\n"), str::to_owned)).collect()

@@ -107,7 +107,7 @@ fn a_run_is_followed_from_its_start_to_its_end_a_line_for_each_epoch() {
         log.lines().filter(|line| line.trim_start().starts_with(['e', '1', '2', '3', 't'])).collect();
     let followed = text(&followed);
     let followed: Vec<&str> = followed.lines().collect();
-    assert!(followed[0].starts_with(" epoch ") && followed.len() >= 1 + 3 + 1, "{followed:?}");
+    assert!(followed[0].starts_with(" epoch ") && followed.len() > 4, "{followed:?}");
     for line in &followed {
         assert!(shown.iter().any(|shown| shown.starts_with(line)), "'{line}' is not in\n{log}");
     }
