@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains ResNet-8 in PyTorch on CIFAR-10 with a loss that amlfs exported, to compare with amlfs train --replay.
 
-usage: python benches/exported_loss.py LOSS.py DATA [--schedule mean|means|chosen] [--seeds N...] [--epochs N] ...
+usage: python benches/exported_loss.py LOSS.py DATA [--schedule mean|means|chosen|softmax] [--seeds N...] [--epochs N] ...
 
 LOSS.py is of amlfs export loss; "softmax" is that loss with its head and scale, but t and tau the identity. DATA is a directory
 with CIFAR-10's binary version, or a subset of it. The recipe is that of `--preset cifar10 --search robust` with 16 x 16 pixels,
