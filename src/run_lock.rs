@@ -347,4 +347,25 @@ mod tests {
         let error = lock.check().unwrap_err().to_string();
         assert!(error.ends_with("process 3 on n2 (job 41) has taken it over"), "{error}");
     }
+
+    #[test]
+    fn an_owner_is_seen_from_outside_with_whether_it_lives() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(super::owner(directory.path()), None);
+        let lock = RunLock::take(directory.path()).unwrap();
+        assert_eq!(super::owner(directory.path()), Some((Owner::this().to_string(), true)));
+        drop(lock);
+        assert_eq!(super::owner(directory.path()), None);
+        let write = |owner: &Owner| fill(&File::create(directory.path().join(NAME)).unwrap(), owner).unwrap();
+        // a process number that is used again, and another machine that has just beaten
+        let gone = Owner { started: 1, ..Owner::this() };
+        write(&gone);
+        assert_eq!(super::owner(directory.path()), Some((gone.to_string(), false)));
+        let elsewhere = Owner { machine: "another".into(), ..gone };
+        write(&elsewhere);
+        assert_eq!(super::owner(directory.path()), Some((elsewhere.to_string(), true)));
+        let long_ago = SystemTime::now() - PATIENCE * 2;
+        File::options().write(true).open(directory.path().join(NAME)).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(super::owner(directory.path()), Some((elsewhere.to_string(), false)));
+    }
 }

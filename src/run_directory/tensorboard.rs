@@ -111,7 +111,7 @@ impl TensorBoard {
         }
         if self.is_drawn(history, epoch) {
             points.extend(
-                self.curves(record).map(|figure| Point::Image(format!("curves/{}", figure.name), figure.png())),
+                self.curves(record, epoch).map(|figure| Point::Image(format!("curves/{}", figure.name), figure.png())),
             );
         }
         points
@@ -125,7 +125,7 @@ impl TensorBoard {
     }
 
     /// t and tau of softmax, of the mean, and of the sample that went on.
-    fn curves(&self, record: &EpochRecord) -> [Figure; 2] {
+    fn curves(&self, record: &EpochRecord, epoch: usize) -> [Figure; 2] {
         let cosines = evenly(-1.0, 1.0);
         let p = evenly(LOWEST_P, 1.0);
         let chosen = &record.samples[record.best as usize].theta;
@@ -141,7 +141,7 @@ impl TensorBoard {
         };
         let figure = |name: &str, x: &str, y: &str, series| Figure {
             name: name.into(),
-            title: y.into(),
+            title: format!("{y} in epoch {}", epoch + 1),
             x: Axis::linear(x),
             y: Axis::linear(y),
             series,

@@ -17,6 +17,9 @@ use crate::terminal::{epoch_header, row_of};
 /// How often it is looked for something new; notes of ranks are ten seconds old at most.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// How often something is read that can't be, until that is an error.
+const ATTEMPTS: usize = 3;
+
 /// What there is to see of a run.
 pub struct Seen {
     pub config: Config,
@@ -48,7 +51,9 @@ pub fn run(directory: &Path) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(PERIOD);
-        seen.look(directory)?;
+        // a file that a server has just replaced can't be read for a moment
+        let looked = (1..ATTEMPTS).find_map(|_| seen.look(directory).map_err(|_| std::thread::sleep(PERIOD)).ok());
+        looked.map_or_else(|| seen.look(directory), Ok)?;
     }
 }
 
@@ -78,7 +83,7 @@ impl Seen {
     fn look(&mut self, directory: &Path) -> Result<()> {
         // before the rest: a run that ends in this moment has everything in it
         if directory.join(checkpoint::FINAL).exists() {
-            let found = checkpoint::read(directory)?;
+            let found = checkpoint::read_history(directory)?;
             self.epochs = found.history.iter().map(Metrics::of).collect();
             self.test = Some(found.test);
             self.ranks.clear();

@@ -2,19 +2,15 @@
 //! of a rank that is stuck. Of those that wait long, the lowest one reads the notes, names the rank that is missing, and ends
 //! all ranks if it shows no sign of life. A rank that makes steps, however slowly, is waited for.
 
+mod notes;
+
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use notes::{KeptNote, Note};
+pub use notes::{NAME, OwnNote, evaluated_batch, what_ranks_do};
 
-/// The notes' directory.
-pub const NAME: &str = ".ranks";
 const MINUTE: Duration = Duration::from_secs(60);
 /// Unless it is set, the least time without a sign of life after which all end.
 const LEAST_STALL: Duration = Duration::from_secs(30 * 60);
@@ -22,53 +18,6 @@ const LEAST_STALL: Duration = Duration::from_secs(30 * 60);
 const STALL_ROUNDS: u32 = 5;
 /// The same for a run that was asked to stop, perhaps because its job ends in two minutes.
 const STOP_PATIENCE: Duration = Duration::from_secs(90);
-
-/// What of this process' work is no training step: batches that were evaluated.
-static EVALUATED: AtomicU64 = AtomicU64::new(0);
-
-/// A sign of life beside training steps.
-pub fn evaluated_batch() {
-    EVALUATED.fetch_add(1, Ordering::Relaxed);
-}
-
-/// What a rank does.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Note {
-    host: String,
-    process: u32,
-    /// Of the round; `None`: it has not trained yet.
-    sample: Option<usize>,
-    /// That it has finished of the sample.
-    step: u64,
-    /// For the others.
-    waits: bool,
-    /// Grows while it waits or evaluates.
-    beat: u64,
-}
-
-/// This rank's own note; clones are the same note.
-#[derive(Clone, Default)]
-pub struct OwnNote(Arc<Mutex<Note>>);
-
-impl OwnNote {
-    /// Another sample's training begins, after so many steps that an earlier process did.
-    pub fn sample(&self, sample: usize, step: u64) {
-        self.edit(|note| (note.sample, note.step) = (Some(sample), step));
-    }
-
-    /// A step is done.
-    pub fn step(&self) {
-        self.edit(|note| note.step += 1);
-    }
-
-    fn edit(&self, edit: impl FnOnce(&mut Note)) {
-        edit(&mut self.0.lock().expect("no panic while it is edited"));
-    }
-
-    fn get(&self) -> Note {
-        self.0.lock().expect("no panic while it is edited").clone()
-    }
-}
 
 /// Who may ask a run to stop, while its training loop does not listen.
 pub trait Asker {
@@ -295,27 +244,6 @@ impl Lookout {
     }
 }
 
-/// What each rank of a run noted last, in their order, for people; none where only one rank runs.
-pub fn what_ranks_do(run_directory: &Path) -> Vec<String> {
-    let files = fs::read_dir(run_directory.join(NAME)).into_iter().flatten().flatten();
-    let note = |entry: fs::DirEntry| {
-        let rank: usize = entry.file_name().to_str()?.parse().ok()?;
-        let note: Note = serde_json::from_str(&fs::read_to_string(entry.path()).ok()?).ok()?;
-        Some((rank, note))
-    };
-    let mut notes: Vec<(usize, Note)> = files.filter_map(note).collect();
-    notes.sort_by_key(|(rank, _)| *rank);
-    let text = |(rank, note): (usize, Note)| {
-        let does = match (note.waits, note.sample) {
-            (true, _) => "waits for the others".into(),
-            (false, None) => "has not trained yet".into(),
-            (false, Some(sample)) => format!("trains sample {sample}, step {}", note.step),
-        };
-        format!("rank {rank} on {} {does}", note.host)
-    };
-    notes.into_iter().map(text).collect()
-}
-
 fn describe(rank: usize, note: &Note) -> String {
     let done = match (note.sample, note.step) {
         (None, _) => "has not trained yet".into(),
@@ -332,62 +260,10 @@ fn text_of(time: Duration) -> String {
     }
 }
 
-/// The file of this rank's note, written by a thread of its own: a slow file system must not hold up the training.
-struct KeptNote {
-    directory: PathBuf,
-    file: PathBuf,
-    end: Option<Sender<()>>,
-    writing: Option<JoinHandle<()>>,
-}
-
-impl KeptNote {
-    fn new(directory: &Path, rank: usize, note: OwnNote, period: Duration) -> KeptNote {
-        let file = directory.join(rank.to_string());
-        let (end, ended) = channel();
-        let path = file.clone();
-        let writing = std::thread::spawn(move || {
-            let mut written = None;
-            loop {
-                let mut now = note.get();
-                now.beat += EVALUATED.load(Ordering::Relaxed);
-                if written.as_ref() != Some(&now) && write(&path, &now).is_ok() {
-                    written = Some(now);
-                }
-                if ended.recv_timeout(period) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
-            }
-        });
-        KeptNote { directory: directory.into(), file, end: Some(end), writing: Some(writing) }
-    }
-}
-
-/// Errors are none of the run's: then the others know nothing of this rank.
-fn write(file: &Path, note: &Note) -> std::io::Result<()> {
-    let text = serde_json::to_string(note)?;
-    match fs::write(file, &text) {
-        Err(why) if why.kind() == ErrorKind::NotFound => {
-            let _ = fs::create_dir(file.parent().expect("it has a directory")); // perhaps another rank was faster
-            fs::write(file, &text)
-        }
-        done => done,
-    }
-}
-
-impl Drop for KeptNote {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(writing) = self.writing.take() {
-            let _ = writing.join();
-        }
-        let _ = fs::remove_file(&self.file);
-        // by the last rank to leave; the others' attempts fail
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use super::*;
 
     const STALL: Duration = Duration::from_secs(6);
