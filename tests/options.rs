@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use support::persons::{self, SMALL_PERSONS};
 use support::{SMALL, amlfs, assert_code, assert_error, faces, for_training, path, text};
 
 /// A run of an epoch on each kind of data, small: its directory, and the kind as messages write it.
@@ -27,24 +28,8 @@ fn runs(here: &Path) -> [(String, &'static str); 4] {
     let data = format!("--data={}", path(here, "cifar"));
     let small = ["--set=model.depth=8", "--set=train.batch_size=40", "--set=train.milestones=[]", "--set=data.size=16"];
     let cifar = train("cifar-run", &[&["--preset=cifar10", &data], &small[..]].concat());
-    let tree = path(here, "people");
-    let layout = ["--layout=market", "--identities=24", "--images=6", "--size=64x32"];
-    assert_code(&amlfs(&[&["prepare", "glyphs", &tree][..], &layout].concat()), 0);
-    assert_code(&amlfs(&["prepare", "reid", &tree, "--out", &path(here, "people.h5")]), 0);
-    let data = format!("--data={}", path(here, "people.h5"));
-    let small = [
-        "--preset=market1501-spherereid",
-        "--set=data.reid.size=[72, 36]",
-        "--set=data.reid.crop=[64, 32]",
-        "--set=data.reid.images_per_identity=2",
-        "--set=data.reid.validation_identities=4",
-        "--set=model.width=0.0625",
-        "--set=train.batch_size=8",
-        "--set=train.epoch_iterations=2",
-        "--set=train.milestones=[]",
-        "--set=train.warmup_epochs=0",
-    ];
-    let reid = train("reid", &[&small[..], &[&data]].concat());
+    let data = format!("--data={}", persons::packed(here));
+    let reid = train("reid", &[SMALL_PERSONS, &[&data]].concat());
     [(glyphs, "Glyphs"), (faces, "Faces"), (cifar, "Cifar10"), (reid, "Reid")]
 }
 

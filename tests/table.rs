@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use support::faces::{SMALL_FACES, packed};
+use support::persons::{self, SMALL_PERSONS};
 use support::{amlfs, assert_code, assert_error, for_training, json, path, text};
 
 /// CIFAR-10's binary version, with 200 images to train with; a class is a colour.
@@ -141,26 +142,8 @@ fn table_3_takes_what_evaluate_megaface_printed() {
 fn tables_4_to_7_tell_people_apart_by_their_number_and_take_re_ranked_figures() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let tree = path(here, "people");
-    let layout = ["--layout=market", "--identities=24", "--images=6", "--size=64x32"];
-    assert_code(&amlfs(&[&["prepare", "glyphs", &tree][..], &layout].concat()), 0);
-    assert_code(&amlfs(&["prepare", "reid", &tree, "--out", &path(here, "people.h5")]), 0);
-    let data = format!("--data={}", path(here, "people.h5"));
-    let small = [
-        "--preset=market1501-spherereid",
-        "--set=data.reid.size=[72, 36]",
-        "--set=data.reid.crop=[64, 32]",
-        "--set=data.reid.images_per_identity=2",
-        "--set=data.reid.validation_identities=4",
-        "--set=model.width=0.0625",
-        "--set=train.batch_size=8",
-        "--set=train.epoch_iterations=2",
-        "--set=train.milestones=[]",
-        "--set=train.warmup_epochs=0",
-        "--epochs=1",
-        "--device=cpu",
-        "--threads=1",
-    ];
+    let data = format!("--data={}", persons::packed(here));
+    let small = [SMALL_PERSONS, &["--epochs=1", "--device=cpu", "--threads=1"]].concat();
     let train = |name: &str, settings: &[&str]| {
         let out = path(here, name);
         assert_code(&amlfs(&[settings, &small, &[&data, "--out", &out]].concat()), 0);

@@ -4,6 +4,7 @@
 //! which line a c + b takes the place of the cosine c of the target logit, and what weight the example's
 //! cross-entropy gradient gets.
 
+mod curves;
 mod derivatives;
 mod fixed;
 mod head;
@@ -13,6 +14,7 @@ mod space;
 mod triplet;
 mod unified;
 
+pub use curves::{target_curve, value_and_weight_curves};
 pub use fixed::{FIXED_LOSSES, FixedLoss, FixedLossKind};
 pub use head::{Head, HeadGradient, HeadKind};
 pub use nearest::{Difference, MOST_P, Nearest, nearest};

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event_file::{EventFile, MARK, Point, Step};
 use crate::figures::{Axis, Figure, Series, Shape};
-use crate::loss::{Function, Loss};
+use crate::loss::{Function, Loss, target_curve, value_and_weight_curves};
 use crate::state::{Column, EPOCH_COLUMNS, EpochRecord};
 
 const DIRECTORY: &str = "tensorboard";
@@ -148,7 +148,7 @@ impl TensorBoard {
             ..Figure::default()
         };
         [
-            figure("t", "target cosine c", "t(c)", series(&cosines, t)),
+            figure("t", "target cosine c", "t(c)", series(&cosines, target_curve)),
             figure("tau", "probability p of the label", "tau(p)", series(&p, tau)),
         ]
     }
@@ -176,19 +176,8 @@ fn evenly(from: f64, to: f64) -> Vec<f64> {
     (0..POINTS).map(|i| from + (to - from) * i as f64 / (POINTS - 1) as f64).collect()
 }
 
-fn t(loss: &dyn Loss, cosines: &[f64]) -> Vec<f64> {
-    let cosine = Tensor::from_slice(cosines);
-    let line = loss.target(&cosine, 0);
-    numbers(&(line.slope * cosine + line.intercept))
-}
-
 fn tau(loss: &dyn Loss, p: &[f64]) -> Vec<f64> {
-    let p = Tensor::from_slice(p);
-    numbers(&(-loss.weigh(&p, &-p.log()).0).exp())
-}
-
-fn numbers(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor).expect("f64 on the CPU")
+    value_and_weight_curves(loss, p).0.into_iter().map(|value| (-value).exp()).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod faces;
 pub mod kill;
 pub mod page;
+pub mod persons;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -12,11 +12,9 @@ use crate::commands::learned;
 use crate::config::{Config, TypedConfig};
 use crate::error::{Error, Result};
 use crate::loss::{Function, HeadKind};
+use crate::loss_file::{FILETYPE, VERSION};
 use crate::terminal;
 
-const FILETYPE: &str = "amlfs loss";
-/// Major and minor number of the format.
-const VERSION: [i32; 2] = [1, 0];
 /// A module that works by itself; what was learned takes the place of the last assignment.
 const MODULE: &str = include_str!("learned_loss.py");
 const LEARNED: &str = "\nLEARNED = ";

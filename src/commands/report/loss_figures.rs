@@ -1,9 +1,9 @@
 //! What a search's mean is as a loss: t, the weights, and the loss value beside known ones (figure 1 of the paper).
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use crate::figures::{Axis, Figure, Series, Shape};
-use crate::loss::{FixedLoss, Function, Loss, TauWeights};
+use crate::loss::{FixedLoss, Function, Loss, TauWeights, target_curve, value_and_weight_curves};
 use crate::runs::Group;
 
 /// Points of a curve.
@@ -120,7 +120,7 @@ impl Curves<'_> {
             ("AM-softmax, m = 0.35", FixedLoss::AmSoftmax { m: 0.35 }, 4),
             ("ArcFace, m = 0.5", FixedLoss::ArcFace { m: 0.5 }, 2),
         ];
-        let of = |loss: &dyn Loss| target(loss, &cosines);
+        let of = |loss: &dyn Loss| target_curve(loss, &cosines);
         Figure {
             name: "target-transform".into(),
             title: "t: what the target's cosine becomes".into(),
@@ -134,7 +134,7 @@ impl Curves<'_> {
     fn weights(&self) -> Figure {
         let known = [("softmax", FixedLoss::Softmax, 6), ("focal, gamma = 2", FixedLoss::Focal { gamma: 2.0 }, 4)];
         let p = probabilities();
-        let of = |loss: &dyn Loss| weigh(loss, &p).1;
+        let of = |loss: &dyn Loss| value_and_weight_curves(loss, &p).1;
         Figure {
             name: "example-weights".into(),
             title: "tau: what an example weighs".into(),
@@ -148,7 +148,7 @@ impl Curves<'_> {
     fn loss(&self) -> Figure {
         let known = [("softmax", FixedLoss::Softmax, 6), ("focal, gamma = 2", FixedLoss::Focal { gamma: 2.0 }, 4)];
         let p = probabilities();
-        let of = |loss: &dyn Loss| weigh(loss, &p).0;
+        let of = |loss: &dyn Loss| value_and_weight_curves(loss, &p).0;
         Figure {
             name: "loss-values".into(),
             title: "The loss beside known ones".into(),
@@ -179,21 +179,4 @@ fn with_known(
 
 fn probabilities() -> Vec<f64> {
     (0..POINTS).map(|i| P[0] + (P[1] - P[0]) * i as f64 / (POINTS - 1) as f64).collect()
-}
-
-fn target(loss: &dyn Loss, cosines: &[f64]) -> Vec<f64> {
-    let cosine = Tensor::from_slice(cosines);
-    let line = loss.target(&cosine, u64::MAX >> 1);
-    numbers(&(line.slope * cosine + line.intercept))
-}
-
-/// Values and weights.
-fn weigh(loss: &dyn Loss, p: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let p = Tensor::from_slice(p);
-    let (value, weight) = loss.weigh(&p, &-p.log());
-    (numbers(&value), numbers(&weight))
-}
-
-fn numbers(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor).expect("f64 on the CPU")
 }
