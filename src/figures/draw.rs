@@ -200,8 +200,9 @@ fn draw<B: DrawingBackend>(figure: &Figure, area: &Area<B>, scale: f64) -> Drawn
         .y_label_area_size(px(label_width))
         .build_cartesian_2d(x.clone(), y.clone())?;
     let mut mesh = chart.configure_mesh();
-    mesh.axis_style(INK)
-        .bold_line_style(GRID)
+    mesh.axis_style(INK.stroke_width(px(1) as u32))
+        .bold_line_style(GRID.stroke_width(px(1) as u32))
+        .set_all_tick_mark_size(px(5))
         .light_line_style(TRANSPARENT)
         .x_desc(&*figure.x.label)
         .x_labels(7)

@@ -44,10 +44,10 @@ pub struct Steps {
 /// With fewer updates the standard error is no guide.
 const LEAST_UPDATES: usize = 5;
 
-/// Of all updates of a history; `None`: there were none, or an older version ran.
-pub fn steps(history: &[EpochRecord]) -> Option<Steps> {
+/// Of all updates in a history, or in those of several runs; `None`: there were none, or an older version ran.
+pub fn steps<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> Option<Steps> {
     let squares = |record: &EpochRecord| (record.delta_sigmas.powi(2), record.chance_sigmas.powi(2));
-    let squares: Vec<(f64, f64)> = history.iter().map(squares).filter(|&(_, chance)| chance > 0.0).collect();
+    let squares: Vec<(f64, f64)> = history.into_iter().map(squares).filter(|&(_, chance)| chance > 0.0).collect();
     let mean = |of: &dyn Fn(&(f64, f64)) -> f64| squares.iter().map(of).sum::<f64>() / squares.len() as f64;
     // 1 on average by chance; skewed to the right, which makes the test stricter
     let ratio = |&(delta, chance): &(f64, f64)| delta / chance;

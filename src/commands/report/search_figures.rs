@@ -2,6 +2,7 @@
 
 use crate::figures::{Axis, Figure, Series, Shape};
 use crate::loss::Group as Part;
+use crate::policy::{self, Steps};
 use crate::runs::{Comparison, Group, Mean};
 use crate::state::{EpochRecord, SampleRecord, Status};
 
@@ -337,19 +338,15 @@ pub fn sentences(group: &Group) -> Vec<String> {
         searched(group).iter().filter(|&&searched| searched).count(),
         100.0 * config.data.label_noise
     ));
-    let moved: Vec<(f64, f64)> = records()
-        .map(|record| (record.delta_sigmas, record.chance_sigmas))
-        .filter(|&(moved, chance)| moved > 0.0 && chance > 0.0)
-        .collect();
-    if let Some(moved) = Mean::of(&moved.iter().map(|(moved, chance)| moved / chance).collect::<Vec<_>>()) {
-        let Mean { count, mean, error } = moved;
-        let verdict = match mean - NOISE * error > 1.0 {
-            true => "more than chance: the rewards told something",
-            false => "no more than chance gives: what the search wins, if anything, is selection's",
+    if let Some(Steps { count, sigmas, chance, beyond_chance }) = policy::steps(records()) {
+        let verdict = match beyond_chance {
+            None => "too few steps to tell whether the rewards told something",
+            Some(true) => "longer than chance makes them: the rewards told something",
+            Some(false) => "no longer than chance makes them: what the search wins, if anything, is selection's",
         };
         found.push(format!(
-            "A step of mu was {mean:.2} ± {error:.2} times as long as the same rewards, dealt out at random, would have made it \
-             ({count} steps): {verdict}."
+            "Steps of mu were {sigmas:.2} sigmas long (root mean square of {count}), and would have been {chance:.2} had the same \
+             rewards been dealt out at random: {verdict}."
         ));
     }
     let failed: usize = records().map(|record| record.failed() as usize).sum();
