@@ -304,11 +304,14 @@ def two_owners(run, rng, place):
     second = subprocess.run(run.command(rng.randint(1, 4)), env=os.environ | MPI, capture_output=True, text=True,
                             stdin=subprocess.DEVNULL, timeout=8 * HANG)
     refused = second.returncode == 1 and "works in this directory" in second.stderr
-    first = run.process.poll()
-    # at start-up either may be first; after the end of the first the second may go on
-    if not refused and not (second.returncode == 0 and (first in (0, 1))):
+    if not refused and second.returncode != 0:
         raise Wrong("wrong ends", f"the second run: exit code {second.returncode}: {second.stderr[-600:]}")
+    # at start-up either may be first, and the second may even be through before the first begins; after the end of the
+    # first the second may go on
+    first = run.process.poll()
     run.expect([0] if refused else [0, 1], saved)
+    if not refused and first is None and "reward min" in run.log.read_text():
+        raise Wrong("wrong ends", f"two runs at once: {run.said()}")
 
 
 def deleted_data(run, rng, place):

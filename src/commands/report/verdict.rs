@@ -68,7 +68,12 @@ pub fn verdict(comparison: &Comparison) -> Verdict {
         Row { head: group.label.clone(), cells }
     };
     let meanings = groups.iter().map(|group| format!("{}: {}.", group.label, group.runs[0].arm.meaning()));
-    Verdict { sentences: sentences(groups), columns, rows: groups.iter().map(row).collect(), notes: meanings.collect() }
+    Verdict {
+        sentences: sentences(comparison),
+        columns,
+        rows: groups.iter().map(row).collect(),
+        notes: meanings.collect(),
+    }
 }
 
 /// softmax, or the first fixed loss.
@@ -120,7 +125,7 @@ fn values(group: &Group, metric: &str) -> Vec<f64> {
 
 fn percent(group: &Group, metric: &str) -> String {
     match Mean::of(&values(group, metric)) {
-        None => "none yet".into(),
+        None => "not measured".into(),
         Some(Mean { count: 1, mean, .. }) => format!("{mean:.2}"),
         Some(Mean { mean, error, .. }) => format!("{mean:.2} ± {error:.2}"),
     }
@@ -152,7 +157,8 @@ fn difference(group: &Group, other: &Group, metric: &str) -> Option<Difference> 
 }
 
 /// Of every search and every replay, what it gains over losses and controls.
-fn sentences(groups: &[Group]) -> Vec<String> {
+fn sentences(comparison: &Comparison) -> Vec<String> {
+    let groups = &comparison.groups;
     let learned = |group: &&Group| matches!(group.runs[0].arm, Arm::Search(_) | Arm::Replay);
     let Some(metric) = metrics(groups).into_iter().next() else { return Vec::new() };
     let mut found = Vec::new();
@@ -171,7 +177,13 @@ fn sentences(groups: &[Group]) -> Vec<String> {
         );
     }
     if found.is_empty() {
-        found.push("There is nothing to compare with: name runs of other losses, or of other seeds, too.".into());
+        found.push(match &comparison.conditions[..] {
+            [] => "There is nothing to compare with: name runs of other losses, or of other seeds, too.".into(),
+            conditions => {
+                let conditions = conditions.join(", ");
+                format!("Nothing to compare with was trained alike: the other runs differ in more than the loss ({conditions} here).")
+            }
+        });
     }
     found
 }
