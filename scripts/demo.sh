@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare machine to a finished search: set-up, release build, then on generated images a training with softmax and a
-# search with 2 ranks. After the set-up it takes about three minutes on 2 cores, and leaves runs/demo-*/*/final.h5.
+# search with 2 ranks. After the set-up it takes about five minutes on 2 cores, and leaves runs/demo-*/*/final.h5.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,4 +16,4 @@ mpirun -n 2 target/release/amlfs --preset demo --out "$out/search"
 
 accuracy() { target/release/amlfs inspect "$out/$1/final.h5" | awk '$1 == "test" && $2 == "top1" { print $3 }'; }
 printf '\ntest accuracy: softmax %s, the searched loss %s\n' "$(accuracy softmax)" "$(accuracy search)"
-printf 'next:\n  . %s\n  target/release/amlfs inspect %s\n' "$env_file" "$out/search/final.h5"
+printf 'next:\n  . %s\n  target/release/amlfs report %s/*\n' "$env_file" "$out"
