@@ -97,6 +97,15 @@ impl Run {
         Ok((runs, left_out))
     }
 
+    /// The distribution's mean [P] before an epoch, or after the last one; `None` where the run has not got there.
+    pub fn mu(&self, epoch: usize) -> Option<&[f64]> {
+        let Checkpoint { history, policy, .. } = &self.checkpoint;
+        match history.get(epoch) {
+            Some(record) => Some(&record.mu),
+            None => (epoch == history.len()).then_some(&policy.mu),
+        }
+    }
+
     pub fn task(&self) -> DataKind {
         self.config.typed().data.kind
     }
@@ -243,6 +252,11 @@ fn settings_apart(run: &Run, others: &[&Run], wanted: impl Fn(&str) -> bool) -> 
 }
 
 impl Group<'_> {
+    /// Epochs of its longest run.
+    pub fn epochs(&self) -> usize {
+        self.runs.iter().map(|run| run.checkpoint.history.len()).max().unwrap_or(0)
+    }
+
     /// The test metric of those runs that have it, by seed.
     pub fn tests(&self, metric: &str) -> Vec<(u64, f64)> {
         self.runs.iter().filter_map(|run| Some((run.seed(), run.test(metric)?))).collect()

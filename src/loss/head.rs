@@ -50,6 +50,15 @@ impl Head {
         logits
     }
 
+    /// s of each example's target logit s cos, [N, 1], from the norms of its features and of its class weights.
+    pub(super) fn target_scale(&self, feature_norm: &Tensor, target_norm: &Tensor) -> Tensor {
+        match self.kind {
+            HeadKind::Plain => feature_norm * target_norm,
+            HeadKind::Weights => feature_norm.shallow_clone(),
+            HeadKind::Normalised => feature_norm.full_like(self.scale),
+        }
+    }
+
     /// features [N, D], weights [C, D], labels [N] i64 below C. The loss is the sum over these N examples divided by
     /// `examples`: N, the size of the whole batch that the N are a part of, or that divided by the loss's share. Exact
     /// gradient of -log tau(softmax(z)_y) with the target logit z_y = s t(cos theta_y), up to the weights' clamp
@@ -73,11 +82,7 @@ impl Head {
         if self.kind != HeadKind::Plain {
             z *= weight_norm.tr().reciprocal();
         }
-        let s = match self.kind {
-            HeadKind::Plain => &feature_norm * &target_norm,
-            HeadKind::Weights => feature_norm.shallow_clone(),
-            HeadKind::Normalised => feature_norm.full_like(self.scale),
-        };
+        let s = self.target_scale(&feature_norm, &target_norm);
         let target = z.gather(1, &labels, false);
         let line = loss.target(&(&target / &s).clamp(-1.0, 1.0), step);
         let target = &line.slope * target + &line.intercept * &s;
@@ -133,7 +138,7 @@ impl Head {
 }
 
 /// Euclidean norm of each row of x [N, D]: [N, 1].
-fn norm(x: &Tensor) -> Tensor {
+pub(super) fn norm(x: &Tensor) -> Tensor {
     x.norm_scalaropt_dim(2, [1i64].as_slice(), true).clamp_min(MIN_NORM)
 }
 

@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Head, HeadKind, Loss};
+use super::head::norm;
+use super::{Head, Loss};
 
 /// Of N examples.
 pub struct Pull {
@@ -16,16 +17,11 @@ impl Head {
     /// features [N, D], weights [C, D], labels [N] i64 below C.
     pub fn pull(&self, losses: &[&dyn Loss], features: &Tensor, weights: &Tensor, labels: &Tensor) -> Pull {
         let (features, weights) = (features.to_kind(Kind::Double), weights.to_kind(Kind::Double));
-        let norm = |rows: &Tensor| rows.norm_scalaropt_dim(2, [1i64], true).clamp_min(1e-12);
         let target_weights = weights.index_select(0, labels);
         let (of_features, of_targets) = (norm(&features), norm(&target_weights));
         let cosine = (&features * &target_weights).sum_dim_intlist([1i64].as_slice(), true, Kind::Double);
         let cosine = (cosine / &of_features / &of_targets).clamp(-1.0, 1.0);
-        let s = match self.kind {
-            HeadKind::Plain => &of_features * of_targets,
-            HeadKind::Weights => of_features,
-            HeadKind::Normalised => of_features.full_like(self.scale),
-        };
+        let s = self.target_scale(&of_features, &of_targets);
         let (labels, logits) = (labels.unsqueeze(1), self.logits(&features, &weights));
         let strength = |loss: &&dyn Loss| {
             // an annealed loss is taken at its end
@@ -46,7 +42,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::loss::{FixedLoss, TauWeights, Unified};
+    use crate::loss::{FixedLoss, HeadKind, TauWeights, Unified};
 
     #[test]
     fn it_is_the_derivative_of_the_loss_by_the_target_s_logit() {

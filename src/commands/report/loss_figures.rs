@@ -57,19 +57,14 @@ impl Curves<'_> {
 
     /// The mean of the distribution before an epoch, or after the last; over the runs that have got there.
     fn mu(&self, epoch: usize) -> Option<Vec<f64>> {
-        let at = |run: &crate::runs::Run| match run.checkpoint.history.get(epoch) {
-            Some(record) => Some(record.mu.clone()),
-            None if epoch == run.checkpoint.history.len() => Some(run.checkpoint.policy.mu.clone()),
-            None => None,
-        };
-        let found: Vec<Vec<f64>> = self.group.runs.iter().filter_map(|run| at(run)).collect();
+        let found: Vec<&[f64]> = self.group.runs.iter().filter_map(|run| run.mu(epoch)).collect();
         let first = found.first()?;
         Some((0..first.len()).map(|i| found.iter().map(|mu| mu[i]).sum::<f64>() / found.len() as f64).collect())
     }
 
     /// Curves of the first, the middle and the last epoch's mean, the last with a band.
     fn epochs(&self, x: &[f64], value: impl Fn(&dyn Loss) -> Vec<f64>, log: bool) -> Vec<Series> {
-        let last = self.group.runs.iter().map(|run| run.checkpoint.history.len()).max().unwrap_or(0);
+        let last = self.group.epochs();
         let points = |values: &[f64]| x.iter().zip(values).map(|(&x, &y)| [x, y]).collect::<Vec<_>>();
         let identity = self.group.runs[0].config.space().identity();
         let mut found = Vec::new();

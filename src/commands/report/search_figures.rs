@@ -32,11 +32,6 @@ const STEPS: &str = "How far a round moved the mean of the distribution, in unit
 const DIRECTIONS: &str = "Correlation of a component of the sampled losses with their rewards within a round, over all rounds and runs. What lies \
      inside of the grey bars (two standard errors of no correlation) may be chance; so may one in twenty of the rest.";
 
-/// Epochs of the longest run.
-fn epochs(group: &Group) -> usize {
-    group.runs.iter().map(|run| run.checkpoint.history.len()).max().unwrap_or(0)
-}
-
 /// Of each epoch the values that the runs have, where there are any.
 fn by_epoch(group: &Group, value: impl Fn(&EpochRecord) -> f64) -> Vec<(f64, Vec<f64>)> {
     let at = |epoch: usize| {
@@ -44,7 +39,7 @@ fn by_epoch(group: &Group, value: impl Fn(&EpochRecord) -> f64) -> Vec<(f64, Vec
         let values: Vec<f64> = records.map(&value).filter(|value| value.is_finite()).collect();
         ((epoch + 1) as f64, values)
     };
-    (0..epochs(group)).map(at).filter(|(_, values)| !values.is_empty()).collect()
+    (0..group.epochs()).map(at).filter(|(_, values)| !values.is_empty()).collect()
 }
 
 fn means(group: &Group, value: impl Fn(&EpochRecord) -> f64) -> Vec<[f64; 2]> {
@@ -165,15 +160,10 @@ fn mu(group: &Group, part: &Part, from: usize) -> Figure {
         let component = from + i;
         // before each epoch, and after the last one
         let at = |epoch: usize| -> Vec<f64> {
-            let mu = group.runs.iter().filter_map(|run| match run.checkpoint.history.get(epoch) {
-                Some(record) => Some(record.mu[component]),
-                None if epoch == run.checkpoint.history.len() => Some(run.checkpoint.policy.mu[component]),
-                None => None,
-            });
-            mu.collect()
+            group.runs.iter().filter_map(|run| Some(run.mu(epoch)?[component])).collect()
         };
         let found: Vec<(usize, Mean)> =
-            (0..=epochs(group)).filter_map(|epoch| Some((epoch, Mean::of(&at(epoch))?))).collect();
+            (0..=group.epochs()).filter_map(|epoch| Some((epoch, Mean::of(&at(epoch))?))).collect();
         let error = |mean: &Mean| if mean.error.is_nan() { 0.0 } else { mean.error };
         let band = |(_, mean): &(usize, Mean)| [mean.mean - error(mean), mean.mean + error(mean)];
         Series {
