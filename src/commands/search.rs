@@ -122,15 +122,11 @@ fn time_to_keep(out: &Path, task: &dyn Task, comm: &Comm) -> Result<String> {
     let numbers = task.specs().iter().map(|spec| spec.len()).sum();
     comm.barrier();
     let took = comm.agree(run_directory::time_to_keep(out, comm.rank(), numbers))?;
-    let seconds = comm.all_max(took.as_millis() as u64) as f64 / 1000.0;
-    if comm.is_root() && seconds > GRACE.as_secs_f64() {
-        log::warn!(
-            "saving a stop takes {seconds:.0} s, longer than the {} s that Slurm leaves by default between TERM and KILL: have \
-             the job warned earlier (sbatch --signal, docs/clusters.md)",
-            GRACE.as_secs()
-        );
+    let slowest = Duration::from_millis(comm.all_max(took.as_millis() as u64));
+    if comm.is_root() && slowest > GRACE {
+        log::warn!("saving a stop takes {}", run_directory::longer_than_grace(slowest));
     }
-    Ok(format!("saving a stop took {seconds:.2} s, all ranks at once"))
+    Ok(format!("saving a stop took {:.2} s, all ranks at once", slowest.as_secs_f64()))
 }
 
 fn check_size(config: &Config, comm: &Comm) -> Result<()> {

@@ -19,6 +19,8 @@ pub use typed::{
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 use crate::loss::{FIXED_LOSSES, Function, Head, HeadKind, Space, SpaceKind};
 use crate::policy::{self, PolicyKind};
@@ -152,6 +154,12 @@ fn resolve_loss(typed: &mut typed::Loss, space: SpaceKind) -> std::result::Resul
     let kind = *typed.head.get_or_insert(head);
     let typed::Loss { scale, softmax_weight, triplet_weight, triplet_margin, .. } = *typed;
     Ok(Loss { function, head: Head { kind, scale }, softmax_weight, triplet_weight, triplet_margin })
+}
+
+/// A name as the configuration writes it.
+pub fn word(value: &impl Serialize) -> String {
+    let value = toml::Value::try_from(value).expect("a name");
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 impl Config {

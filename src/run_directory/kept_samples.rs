@@ -81,13 +81,7 @@ impl KeptSamples {
         log::debug!("{}: {} numbers in {:.3} s", file.display(), state.map_or(0, <[f32]>::len), took.as_secs_f64());
         if took > self.longest {
             if took > GRACE && self.longest <= GRACE {
-                log::warn!(
-                    "{}: keeping a sample took {:.0} s, longer than the {} s that Slurm leaves by default between TERM and KILL: \
-                     have the job warned earlier (sbatch --signal, docs/clusters.md)",
-                    file.display(),
-                    took.as_secs_f64(),
-                    GRACE.as_secs()
-                );
+                log::warn!("{}: keeping a sample took {}", file.display(), longer_than_grace(took));
             }
             self.longest = took;
         }
@@ -102,6 +96,16 @@ impl KeptSamples {
     fn file(&self, key: &SampleKey) -> PathBuf {
         self.directory.join(format!("{}.h5", key.sample))
     }
+}
+
+/// What to do about it, if saving takes more than `GRACE`.
+pub fn longer_than_grace(took: Duration) -> String {
+    format!(
+        "{:.0} s, longer than the {} s that Slurm leaves by default between TERM and KILL: have the job warned earlier (sbatch \
+         --signal, docs/clusters.md)",
+        took.as_secs_f64(),
+        GRACE.as_secs()
+    )
 }
 
 /// For a plan: how long a rank takes to keep a state of `numbers` numbers in a run directory at `run`, which need not be

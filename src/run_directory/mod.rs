@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use kept_samples::KeptSamples;
-pub use kept_samples::{GRACE, time_to_keep};
+pub use kept_samples::{GRACE, longer_than_grace, time_to_keep};
 pub use metrics::{Metrics, metrics_written, read_metrics};
 use tensorboard::TensorBoard;
 

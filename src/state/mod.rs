@@ -7,7 +7,9 @@ mod tensor_spec;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-pub use record::{Column, EPOCH_COLUMNS, EpochRecord, SAMPLE_COLUMNS, SampleRecord, Shown, Status, Value};
+pub use record::{
+    Column, EPOCH_COLUMNS, EpochRecord, SAMPLE_COLUMNS, SampleRecord, Shown, Status, Value, highest, lowest, mean,
+};
 pub use sample::{SampleKey, SampleProgress, Within};
 pub use tensor_spec::TensorSpec;
 

@@ -209,6 +209,11 @@ impl Serialize for SampleRecord {
 }
 
 impl EpochRecord {
+    /// The sample that went on; `None` inside a round.
+    pub fn chosen(&self) -> Option<&SampleRecord> {
+        self.samples.get(usize::try_from(self.best).ok()?)
+    }
+
     /// Samples that failed.
     pub fn failed(&self) -> i64 {
         self.samples.iter().filter(|sample| sample.status == Status::Failed).count() as i64
@@ -218,7 +223,8 @@ impl EpochRecord {
         self.samples.iter().map(value).filter(|value| value.is_finite()).collect()
     }
 
-    fn rewards(&self) -> Vec<f64> {
+    /// Of the samples that have one.
+    pub fn rewards(&self) -> Vec<f64> {
         self.finite(|sample| sample.reward)
     }
 
@@ -244,15 +250,15 @@ impl EpochRecord {
 
 // of the samples that have a value; NaN if none has
 
-fn lowest(values: &[f64]) -> f64 {
+pub fn lowest(values: &[f64]) -> f64 {
     values.iter().copied().reduce(f64::min).unwrap_or(f64::NAN)
 }
 
-fn highest(values: &[f64]) -> f64 {
+pub fn highest(values: &[f64]) -> f64 {
     values.iter().copied().reduce(f64::max).unwrap_or(f64::NAN)
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 

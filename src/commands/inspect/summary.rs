@@ -1,10 +1,7 @@
 //! What a person wants to know of a run.
 
-use serde::Serialize;
-use toml::Value;
-
 use crate::checkpoint::Checkpoint;
-use crate::config::{Change, ModelName, Origin, TypedConfig};
+use crate::config::{Change, ModelName, Origin, TypedConfig, word};
 use crate::pace::hours_and_minutes;
 use crate::policy;
 use crate::state::{EpochRecord, Status};
@@ -82,12 +79,6 @@ pub fn what(config: &TypedConfig, seed: u64) -> String {
     format!("search {on}: {name}policy {policy}, B = {samples} samples, {theta}, seed {seed}")
 }
 
-/// A name as the configuration writes it.
-fn word(value: &impl Serialize) -> String {
-    let value = Value::try_from(value).expect("a name");
-    value.as_str().unwrap_or_default().to_owned()
-}
-
 fn epochs(done: usize, all: usize) -> String {
     let state = if done >= all { "complete" } else { "not complete: --resume goes on" };
     format!("{done} of {all}, {state}")
@@ -140,7 +131,7 @@ fn shortened(value: &str) -> String {
 /// The exchange with the highest reward of the sample that went on.
 fn best(history: &[EpochRecord]) -> Option<String> {
     let rewarded = history.iter().enumerate().filter_map(|(i, record)| {
-        let sample = record.samples.get(usize::try_from(record.best).ok()?)?;
+        let sample = record.chosen()?;
         sample.reward.is_finite().then_some((i + 1, record.best, sample.reward))
     });
     let (epoch, sample, reward) = rewarded.reduce(|best, next| if next.2 > best.2 { next } else { best })?;

@@ -4,7 +4,7 @@ use crate::figures::{Axis, Figure, Series, Shape};
 use crate::loss::Group as Part;
 use crate::policy::{self, Steps};
 use crate::runs::{Comparison, Group, Mean};
-use crate::state::{EpochRecord, SampleRecord, Status};
+use crate::state::{EpochRecord, SampleRecord, highest, lowest, mean};
 
 use super::verdict::Row;
 
@@ -47,26 +47,8 @@ fn means(group: &Group, value: impl Fn(&EpochRecord) -> f64) -> Vec<[f64; 2]> {
     by_epoch(group, value).into_iter().map(mean).collect()
 }
 
-fn finite_rewards(record: &EpochRecord) -> Vec<f64> {
-    let measured = record.samples.iter().filter(|sample| sample.status == Status::Ok);
-    measured.map(|sample| sample.reward).filter(|reward| reward.is_finite()).collect()
-}
-
 fn chosen(record: &EpochRecord) -> f64 {
-    let sample = usize::try_from(record.best).ok().and_then(|best| record.samples.get(best));
-    sample.map_or(f64::NAN, |sample| sample.reward)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn lowest(values: &[f64]) -> f64 {
-    values.iter().copied().reduce(f64::min).unwrap_or(f64::NAN)
-}
-
-fn highest(values: &[f64]) -> f64 {
-    values.iter().copied().reduce(f64::max).unwrap_or(f64::NAN)
+    record.chosen().map_or(f64::NAN, |sample| sample.reward)
 }
 
 /// The epochs after which the learning rate fell.
@@ -83,7 +65,7 @@ fn rate_marks(group: &Group) -> Series {
 }
 
 fn rewards(group: &Group) -> Figure {
-    let spread = |side: fn(&[f64]) -> f64| means(group, move |record| side(&finite_rewards(record)));
+    let spread = |side: fn(&[f64]) -> f64| means(group, move |record| side(&record.rewards()));
     let (low, high) = (spread(lowest), spread(highest));
     Figure {
         name: "rewards".into(),
@@ -93,7 +75,7 @@ fn rewards(group: &Group) -> Figure {
         series: vec![
             Series {
                 label: "mean, from lowest to highest".into(),
-                points: means(group, |record| mean(&finite_rewards(record))),
+                points: means(group, |record| mean(&record.rewards())),
                 spread: low.iter().zip(&high).map(|(low, high)| [low[1], high[1]]).collect(),
                 ..Series::default()
             },

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::word;
 use crate::figures::{Axis, Figure, Series, Shape};
 use crate::runs::{Arm, Comparison, Group, Mean, Run};
 
@@ -40,11 +41,6 @@ pub fn sentence(runs: &[Run], comparisons: &[Comparison]) -> String {
         "{} run(s) of the task {task} with the network {network}{unfinished}: {groups} group(s) of equal settings.",
         runs.len()
     )
-}
-
-/// A setting's word, as in the configuration.
-fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
 }
 
 pub fn verdict(comparison: &Comparison) -> Verdict {
