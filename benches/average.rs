@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
 
 use amlfs::config::Layers;
-use amlfs::data::Batch;
+use amlfs::data::{Batch, BatchImages};
 use amlfs::loss::FixedLoss;
 use amlfs::model;
 use amlfs::train::{Average, Normalisation, Optimizer, Replicas, Step};
@@ -26,7 +26,8 @@ fn steps(criterion: &mut Criterion) {
     let mut average = Average::new(1.0, replicas.first().0);
     tch::manual_seed(1);
     let images = Tensor::randint(256, [128, 32, 32, 3], (Kind::Uint8, Device::Cpu));
-    let batch = Batch { images, labels: Tensor::randint(10, [128], (Kind::Int64, Device::Cpu)) };
+    let batch =
+        Batch { images: BatchImages::Pixels(images), labels: Tensor::randint(10, [128], (Kind::Int64, Device::Cpu)) };
 
     let mut group = criterion.benchmark_group(format!("ResNet-20, {threads} thread(s)"));
     group.sample_size(10).measurement_time(Duration::from_secs(6));

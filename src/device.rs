@@ -1,6 +1,9 @@
-//! Which devices a rank computes on.
+//! Which devices a rank computes on, and how tensors get there.
 
-use tch::{Cuda, Device};
+use std::ffi::{CStr, c_int, c_void};
+use std::mem::transmute;
+
+use tch::{Cuda, Device, Tensor};
 
 use crate::comm::{self, Comm};
 use crate::config::{DeviceKind, Run};
@@ -57,6 +60,42 @@ fn why_no_cuda() -> &'static str {
     } else {
         "libtorch finds no CUDA device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
     }
+}
+
+/// A tensor of the host or of another device on `device`, a GPU or where it is. Nothing waits: the copy is a part of the
+/// devices' work, in the order in which work is given to them; what comes from the host comes from pinned memory. In a
+/// training step nothing else moves (`tests/host_copies.rs`).
+pub fn send(tensor: &Tensor, device: Device) -> Tensor {
+    match (tensor.device(), device) {
+        (from, to) if from == to => tensor.shallow_clone(),
+        (Device::Cpu, _) => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+        (_, Device::Cpu) => panic!("a copy to the host that nothing waits for would be read before it is there"),
+        _ => tensor.to_device_(device, tensor.kind(), true, false),
+    }
+}
+
+/// Bytes that are free on a GPU; `None`: it doesn't say. Asks the CUDA runtime that libtorch has loaded, since tch doesn't.
+pub fn free_memory(device: Device) -> Option<u64> {
+    let Device::Cuda(index) = device else { return None };
+    let ask = move || {
+        let function = |name: &CStr| {
+            // SAFETY: looks a name up in what is loaded
+            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            (!found.is_null()).then_some(found)
+        };
+        let (set, memory) = (function(c"cudaSetDevice")?, function(c"cudaMemGetInfo")?);
+        // SAFETY: these are the types of the CUDA runtime's functions
+        let (set, memory) = unsafe {
+            (
+                transmute::<*mut c_void, extern "C" fn(c_int) -> c_int>(set),
+                transmute::<*mut c_void, extern "C" fn(*mut usize, *mut usize) -> c_int>(memory),
+            )
+        };
+        let (mut free, mut total) = (0, 0);
+        (set(index as c_int) == 0 && memory(&mut free, &mut total) == 0).then_some(free as u64)
+    };
+    // which device is current belongs to a thread, and setting it back would make a context on another GPU
+    std::thread::spawn(ask).join().expect("asks and ends")
 }
 
 /// For logs and files: "cpu", "cpu x 2", "cuda:0 + cuda:1".

@@ -49,3 +49,25 @@ fn every_option_that_touches_ranks_keeps_the_bits() {
     ];
     same_for_any_number_of_ranks(&settings, &[1, 3]);
 }
+
+#[test]
+fn images_kept_on_the_devices_change_no_bit() {
+    let directory = tempfile::tempdir().unwrap();
+    let trained = |resident: &str, devices: &str| {
+        let out = directory.path().join(format!("{resident}-{devices}"));
+        let (out_flag, resident) = (format!("--out={}", out.display()), format!("--set=run.resident={resident}"));
+        let devices = format!("--devices-per-rank={devices}");
+        let augmented = ["--set=data.mirror=true", "--set=data.crop_padding=2", "--set=data.erasing=0.5"];
+        let arguments = [SMALL, &augmented, &[&resident, &devices, &out_flag]].concat();
+        let output = finish(&mut mpirun(2, &arguments));
+        assert_code(&output, 0);
+        let told = support::text(&output).contains("the training images are kept on each device");
+        assert_eq!(told, resident == "--set=run.resident=on");
+        final_without_timings(&out)
+    };
+    for devices in ["1", "2"] {
+        let mut kept = trained("on", devices);
+        kept.info.config = kept.info.config.replace("resident = \"on\"", "resident = \"off\"");
+        assert_same(&trained("off", devices), &kept);
+    }
+}

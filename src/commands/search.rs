@@ -56,6 +56,7 @@ fn run(arguments: &RunArguments, config: impl FnOnce() -> Result<Config>) -> Res
         refuse_unused(arguments, &config)?;
         tch::set_num_threads(config.run.threads as i32);
         let devices = device::choose(&config.run)?;
+        tch::Cuda::cudnn_set_benchmark(config.train.cudnn_benchmark.unwrap_or(true));
         Ok((config, devices))
     });
     let (config, devices) = decided.map_err(only_rank_0_speaks)?;

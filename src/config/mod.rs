@@ -14,7 +14,7 @@ pub use layers::{Layers, SEARCHES};
 pub use origin::{Change, Origin};
 pub use typed::{
     DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
-    Reward, RewardWeights, Run, Search, Train, TypedConfig,
+    ResidentData, Reward, RewardWeights, Run, Search, Train, TypedConfig,
 };
 
 use std::path::PathBuf;

@@ -240,6 +240,9 @@ pub struct Train {
     /// Time constant of the average of the weights, in epochs; `None`: none is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average: Option<f64>,
+    /// Whether cuDNN tries its kernels and keeps the fastest; `None`: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cudnn_benchmark: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -269,6 +272,9 @@ pub struct Run {
     pub device: DeviceKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices_per_rank: Option<usize>,
+    /// `None`: auto.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident: Option<ResidentData>,
     pub keep: usize,
     /// In a row; `None`: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -291,6 +297,16 @@ pub enum DeviceKind {
     Auto,
     Cpu,
     Cuda,
+}
+
+/// Whether the training images are kept on the devices.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResidentData {
+    /// On GPUs that have room.
+    Auto,
+    On,
+    Off,
 }
 
 impl TypedConfig {
@@ -318,6 +334,7 @@ impl TypedConfig {
             config.data.path = None;
             config.data.faces.test = None;
             config.model.init = None;
+            config.train.cudnn_benchmark = None;
             let Run { seed, threads, .. } = config.run;
             config.run = Run {
                 preset: None,
@@ -326,6 +343,7 @@ impl TypedConfig {
                 loader_threads: 1,
                 device: DeviceKind::Auto,
                 devices_per_rank: None,
+                resident: None,
                 keep: 1,
                 max_failed_saves: None,
                 max_hours: None,

@@ -98,6 +98,29 @@ pub(super) mod tests {
         }
     }
 
+    /// Images whose bytes all differ: of image i, byte j is i + 7 j.
+    pub struct Numbered;
+
+    impl Numbered {
+        pub const SIZE: (usize, usize) = (6, 5);
+    }
+
+    impl Images for Numbered {
+        fn count(&self) -> usize {
+            100
+        }
+        fn size(&self) -> (usize, usize) {
+            Numbered::SIZE
+        }
+        fn label(&self, _: usize) -> u32 {
+            0
+        }
+        fn read(&self, index: usize, pixels: &mut [u8]) -> crate::error::Result<()> {
+            pixels.iter_mut().enumerate().for_each(|(j, byte)| *byte = (index + 7 * j) as u8);
+            Ok(())
+        }
+    }
+
     pub fn numbers(count: usize, classes: usize) -> Arc<dyn Images> {
         Arc::new(Numbers { count, classes })
     }

@@ -14,7 +14,7 @@ mod sources;
 mod splits;
 pub mod stored_features;
 
-pub use batches::{Augment, Balanced, Batch, batches, shuffled};
+pub use batches::{Augment, Balanced, Batch, BatchImages, Picks, Resident, batches, picked_batches, shuffled};
 pub use dataset::Dataset;
 pub use image_tree::ImageTree;
 pub use label_noise::{LabelChange, add_label_noise};

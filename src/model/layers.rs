@@ -4,6 +4,7 @@ use rand::Rng as _;
 use tch::{Kind, Tensor};
 
 use super::weights::{Buffer, Init, Parameter, Role, TensorLayout, Weights};
+use crate::device;
 use crate::model::Phase;
 use crate::rng::{Purpose, rng};
 
@@ -163,7 +164,7 @@ impl Dropout {
             rng(self.seed, Purpose::Dropout, &[self.step, self.stream, row]).fill_bytes(bits);
         }
         bits.iter_mut().for_each(|byte| *byte = (*byte & 1) * 2);
-        x * Tensor::from_slice(&bits).view_as(x).to_device(x.device()).to_kind(Kind::Float)
+        x * device::send(&Tensor::from_slice(&bits).view_as(x), x.device()).to_kind(Kind::Float)
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::{Epoch, Task};
-use crate::config::{Config, RewardWeights};
-use crate::data::{Augment, Balanced, Dataset, LabelChange, batches, shuffled};
+use crate::config::{Config, ResidentData, RewardWeights};
+use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, Resident, batches, picked_batches, shuffled};
+use crate::device;
 use crate::error::Result;
 use crate::loss::{Function, Pull};
 use crate::state::TensorSpec;
@@ -120,6 +121,8 @@ pub struct Training {
     fill: [u8; 3],
     /// Batches of P identities, and how many an epoch has; `None`: shuffled examples.
     balanced: Option<(Balanced, usize)>,
+    /// Whether the images are kept on the devices; `None`: not decided before the first epoch.
+    resident: Option<bool>,
 }
 
 impl Training {
@@ -132,6 +135,7 @@ impl Training {
             trainer,
             fill: normalisation.mean.map(|mean| mean.round() as u8),
             balanced: None,
+            resident: None,
         }
     }
 
@@ -145,8 +149,30 @@ impl Training {
         Ok(Training { balanced: Some((balanced, batches)), ..self })
     }
 
+    /// Keeps the images on the devices, if that is wanted and they fit there. Returns whether they are.
+    fn keep_on_devices(&mut self) -> Result<bool> {
+        if let Some(resident) = self.resident {
+            return Ok(resident);
+        }
+        let bytes = Resident::bytes(&self.dataset);
+        // a quarter, for the network and what a step needs want the rest
+        let fits = |device| device::free_memory(device).is_some_and(|free| bytes <= free / 4);
+        let resident = match self.config.run.resident.unwrap_or(ResidentData::Auto) {
+            ResidentData::Off => false,
+            ResidentData::On => true,
+            ResidentData::Auto => self.trainer.devices().into_iter().all(fits),
+        };
+        if resident {
+            self.trainer.keep(&self.dataset, self.fill)?;
+            log::info!("the training images are kept on each device: {:.0} MB", bytes as f64 / 1e6);
+        }
+        self.resident = Some(resident);
+        Ok(resident)
+    }
+
     /// One epoch over randomly ordered, augmented images, or the rest of one.
     fn epoch(&mut self, epoch: Epoch, observer: &mut dyn Observer) -> Result<Trained> {
+        let resident = self.keep_on_devices()?;
         let Config { data, train, run, .. } = &self.config;
         let number = epoch.epoch as u64;
         let mut order = match &self.balanced {
@@ -166,7 +192,10 @@ impl Training {
         });
         // all that is drawn for an image is keyed by it, not by its place in the order
         let rest = order.split_off((epoch.from.steps as usize * train.batch_size).min(order.len()));
-        let batches = batches(&self.dataset, rest, train.batch_size, augment, run.loader_threads);
+        let batches: Box<dyn Iterator<Item = Result<Batch>>> = match resident {
+            true => Box::new(picked_batches(&self.dataset, rest, train.batch_size, augment)),
+            false => Box::new(batches(&self.dataset, rest, train.batch_size, augment, run.loader_threads)),
+        };
         let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, stream: epoch.stream };
         self.trainer.epoch(epoch.theta, batches, plan, epoch.from, observer)
     }

@@ -1,12 +1,15 @@
 //! The rank's devices: one replica of the model on each. A batch is split over them, forward and backward run
 //! concurrently, gradients are added up in replica 0, which also owns BatchNorm's statistics (as DataParallel does).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tch::{Device, Kind, Tensor, no_grad, no_grad_guard};
 
 use crate::config::{self, Config, Precision};
-use crate::data::Batch;
+use crate::data::{Batch, BatchImages, Dataset, Resident};
+use crate::device::send;
+use crate::error::Result;
 use crate::loss::{Loss, Pull, batch_hard_triplet};
 use crate::model::{Dropout, Model, Phase, TensorLayout, Weights};
 
@@ -18,6 +21,9 @@ pub struct Replicas {
     precision: Kind,
     seed: u64,
     replicas: Vec<Replica>,
+    /// A thread for each replica but the first, which is the calling thread's. They live as long as the replicas: cuDNN
+    /// plans a convolution anew on each thread that it meets.
+    threads: Option<ThreadPool>,
 }
 
 /// Which training step it is.
@@ -37,6 +43,8 @@ struct Replica {
     /// [1, 1, 1, 3] each.
     mean: Tensor,
     inverse_deviation: Tensor,
+    /// The training images, if they are kept on the device.
+    resident: Option<Resident>,
 }
 
 impl Replicas {
@@ -60,14 +68,20 @@ impl Replicas {
                     loss: None,
                     mean: channels(normalisation.mean),
                     inverse_deviation: channels(normalisation.deviation.map(f32::recip)),
+                    resident: None,
                 }
             })
             .collect();
+        let pool = |threads: usize| {
+            let named = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("replica {}", i + 1));
+            named.build().expect("a thread can be started")
+        };
+        let threads = (devices.len() > 1).then(|| pool(devices.len() - 1));
         let precision = match train.precision {
             Precision::F32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
-        Replicas { model, loss: *loss, precision, seed: run.seed, replicas }
+        Replicas { model, loss: *loss, precision, seed: run.seed, replicas, threads }
     }
 
     pub fn devices(&self) -> Vec<Device> {
@@ -95,19 +109,53 @@ impl Replicas {
         }
     }
 
+    /// Keeps the training images on every device (`Resident`).
+    pub fn keep(&mut self, dataset: &Arc<Dataset>, fill: [u8; 3], loader_threads: usize) -> Result<()> {
+        for replica in &mut self.replicas {
+            replica.resident = Some(Resident::new(dataset, fill, loader_threads, replica.weights.device())?);
+        }
+        Ok(())
+    }
+
+    /// Splits a batch over the devices and sends the parts there, without waiting: a GPU that still computes the step before
+    /// has them when it is through. Fewer parts than replicas for a batch smaller than their number.
+    fn stage(&self, batch: &Batch) -> Vec<Part> {
+        let chunks = |tensor: &Tensor| tensor.chunk(self.replicas.len() as i64, 0);
+        let mut first = 0;
+        let numbers = match &batch.images {
+            BatchImages::Pixels(pixels) => pixels,
+            BatchImages::Picks(picks) => &picks.numbers,
+        };
+        let parts = self.replicas.iter().zip(chunks(numbers)).zip(chunks(&batch.labels));
+        let staged = parts.map(|((replica, images), labels)| {
+            let device = replica.weights.device();
+            let images = send(&images, device);
+            let images = match &batch.images {
+                BatchImages::Pixels(_) => images,
+                BatchImages::Picks(picks) => {
+                    replica.resident.as_ref().expect("`keep` comes before picks").pick(&picks.with(images))
+                }
+            };
+            let part = Part { images, labels: send(&labels, device), first };
+            first += labels.size()[0];
+            part
+        });
+        staged.collect()
+    }
+
     /// Forward and backward of one batch. Leaves the gradient of the mean loss in replica 0 and returns that mean, a
     /// scalar on replica 0's device that nothing waits for. Softmax branches share `loss.softmax_weight`, triplet losses
     /// `loss.triplet_weight`; each replica mines triplets in its own part.
     pub fn gradient(&mut self, batch: &Batch, step: Step) -> Tensor {
         let (model, loss_config, precision) = (&*self.model, &self.loss, self.precision);
-        let size = batch.labels.size()[0] as f64;
+        let (size, staged) = (batch.labels.size()[0] as f64, self.stage(batch));
         let dropout = Dropout { seed: self.seed, step: step.number, stream: step.stream, first: 0 };
-        let losses = each(&mut self.replicas, batch, |replica, part| {
+        let losses = each(&mut self.replicas, &self.threads, staged, |replica, part| {
             let weights = &replica.weights;
             let phase = Phase::Train(Dropout { first: part.first as u64, ..dropout });
             let features = model.features(weights, &replica.prepare(&part.images, precision), phase);
             let loss = replica.loss.as_deref().expect("set_loss comes before training");
-            let labels = part.labels.to_device(weights.device());
+            let labels = &part.labels;
 
             // d loss / d features reaches the network as the gradient of a product with the features: exact
             let (mut upstream, mut values, mut given) = (Vec::new(), Vec::new(), Vec::new());
@@ -125,7 +173,7 @@ impl Replicas {
             if loss_config.triplet_weight > 0.0 {
                 let share = loss_config.triplet_weight / features.triplet.len() as f64;
                 for features in &features.triplet {
-                    let triplet = batch_hard_triplet(features, &labels, loss_config.triplet_margin, size / share);
+                    let triplet = batch_hard_triplet(features, labels, loss_config.triplet_margin, size / share);
                     values.push(triplet.detach());
                     upstream.push(triplet);
                 }
@@ -137,9 +185,9 @@ impl Replicas {
         let (main, others) = self.replicas.split_at_mut(1);
         let device = main[0].weights.device();
         for other in &others[..losses.len() - 1] {
-            main[0].gradient += other.gradient.to_device(device);
+            main[0].gradient += send(&other.gradient, device);
         }
-        total(losses.into_iter().map(|loss| loss.to_device(device)).collect())
+        total(losses.iter().map(|loss| send(loss, device)).collect())
     }
 
     /// Test-time logits of a batch, of the first softmax branch: [N, C] f32 on replica 0's device.
@@ -175,25 +223,26 @@ impl Replicas {
     /// device.
     fn infer(&mut self, batch: &Batch, work: impl Fn(&dyn Model, &Weights, &Tensor) -> Tensor + Sync) -> Tensor {
         let (model, precision) = (&*self.model, self.precision);
-        let parts = each(&mut self.replicas, batch, |replica, part| {
+        let staged = self.stage(batch);
+        let parts = each(&mut self.replicas, &self.threads, staged, |replica, part| {
             no_grad(|| work(model, &replica.weights, &replica.prepare(&part.images, precision)))
         });
         let device = self.replicas[0].weights.device();
-        Tensor::cat(&parts.into_iter().map(|part| part.to_device(device)).collect::<Vec<_>>(), 0)
+        Tensor::cat(&parts.iter().map(|part| send(part, device)).collect::<Vec<_>>(), 0)
     }
 }
 
 impl Replica {
-    /// images [N, H, W, 3] u8 -> normalised [N, 3, H, W] in channels_last order on this replica's device.
+    /// images [N, H, W, 3] u8 -> normalised [N, 3, H, W] in channels_last order.
     fn prepare(&self, images: &Tensor, precision: Kind) -> Tensor {
-        let mut images = images.to_device(self.weights.device()).to_kind(Kind::Float);
+        let mut images = images.to_kind(Kind::Float);
         images -= &self.mean;
         images *= &self.inverse_deviation;
         images.to_kind(precision).permute([0, 3, 1, 2])
     }
 }
 
-/// A replica's part of a batch.
+/// A replica's part of a batch, on its device.
 struct Part {
     /// [n, H, W, 3] u8.
     images: Tensor,
@@ -203,29 +252,29 @@ struct Part {
     first: i64,
 }
 
-/// Runs `work` on each replica's part of the batch, concurrently, and returns the results in order; fewer results
-/// than replicas for a batch smaller than their number. With one replica nothing leaves the calling thread.
-fn each(replicas: &mut [Replica], batch: &Batch, work: impl Fn(&mut Replica, Part) -> Tensor + Sync) -> Vec<Tensor> {
-    let chunks = |tensor: &Tensor| tensor.chunk(replicas.len() as i64, 0);
-    let mut first = 0;
-    let parts: Vec<Part> = chunks(&batch.images)
-        .into_iter()
-        .zip(chunks(&batch.labels))
-        .map(|(images, labels)| {
-            let part = Part { images, labels, first };
-            first += part.labels.size()[0];
-            part
-        })
-        .collect();
-    let work = &work;
-    std::thread::scope(|scope| {
-        let mut jobs = replicas.iter_mut().zip(parts);
-        let (main, part) = jobs.next().expect("at least one replica");
-        let others: Vec<_> = jobs.map(|(replica, part)| scope.spawn(move || work(replica, part))).collect();
-        let mut results = vec![work(main, part)];
-        results.extend(others.into_iter().map(|other| other.join().expect("a replica's thread panicked")));
-        results
-    })
+/// Runs `work` on each replica's part of the batch, concurrently, and returns the results in order. With one replica nothing
+/// leaves the calling thread.
+fn each(
+    replicas: &mut [Replica],
+    threads: &Option<ThreadPool>,
+    parts: Vec<Part>,
+    work: impl Fn(&mut Replica, Part) -> Tensor + Sync,
+) -> Vec<Tensor> {
+    let mut jobs = replicas.iter_mut().zip(parts);
+    let (main, part) = jobs.next().expect("at least one replica");
+    let Some(threads) = threads else { return vec![work(main, part)] };
+    let others: Vec<_> = jobs.map(|job| Mutex::new((Some(job), None))).collect();
+    let mut results = threads.in_place_scope(|scope| {
+        // each thread once, so a replica's is always the same
+        scope.spawn_broadcast(|_, thread| {
+            let Some(other) = others.get(thread.index()) else { return };
+            let (job, result) = &mut *other.lock().expect("only this thread has it now");
+            *result = job.take().map(|(replica, part)| work(replica, part));
+        });
+        vec![work(main, part)]
+    });
+    results.extend(others.into_iter().filter_map(|other| other.into_inner().expect("its thread is through").1));
+    results
 }
 
 /// The sum of scalars.
@@ -235,6 +284,9 @@ fn total(scalars: Vec<Tensor>) -> Tensor {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::thread::ThreadId;
+
     use super::*;
     use crate::config::Layers;
     use crate::loss::{FixedLoss, Head, HeadKind};
@@ -247,10 +299,15 @@ mod tests {
         first: Convolution,
         second: Convolution,
         classifier: Parameter,
+        /// Which thread ran which part, by its place in the batch.
+        threads: Mutex<HashSet<(u64, ThreadId)>>,
     }
 
     impl Model for Plain {
-        fn features(&self, weights: &Weights, images: &Tensor, _: Phase) -> Features {
+        fn features(&self, weights: &Weights, images: &Tensor, phase: Phase) -> Features {
+            if let Phase::Train(Dropout { first, .. }) = phase {
+                self.threads.lock().unwrap().insert((first, std::thread::current().id()));
+            }
             let x = self.second.forward(weights, &self.first.forward(weights, images).relu());
             Features::of_one_branch(x.mean_dim([2i64, 3].as_slice(), false, Kind::Float))
         }
@@ -259,28 +316,33 @@ mod tests {
         }
     }
 
-    fn plain() -> (Arc<dyn Model>, TensorLayout) {
+    fn plain() -> (Plain, TensorLayout) {
         let mut layout = TensorLayout::default();
         let first = Convolution::new(&mut layout, "first", 3, 8, 3, 1);
         let second = Convolution::new(&mut layout, "second", 8, 16, 3, 2);
         let classifier = layout.parameter("linear.weight", &[5, 16], Init::Kaiming, Role::Weight);
-        (Arc::new(Plain { first, second, classifier }), layout)
+        (Plain { first, second, classifier, threads: Mutex::default() }, layout)
     }
 
     fn replicas(count: usize) -> Replicas {
+        replicas_and_model(count).0
+    }
+
+    fn replicas_and_model(count: usize) -> (Replicas, Arc<Plain>) {
         let (model, layout) = plain();
+        let model = Arc::new(model);
         let mut config = Layers::new(Some("demo"), None, None).unwrap().resolve().unwrap();
         (config.loss.head, config.run.seed) = (Head { kind: HeadKind::Normalised, scale: 8.0 }, 3);
         let normalisation = Normalisation { mean: [128.0; 3], deviation: [64.0; 3] };
-        let mut replicas = Replicas::new(&config, model, &layout, normalisation, &vec![Device::Cpu; count]);
+        let mut replicas = Replicas::new(&config, model.clone(), &layout, normalisation, &vec![Device::Cpu; count]);
         replicas.set_loss(|_| Box::new(FixedLoss::ArcFace { m: 0.3 }));
-        replicas
+        (replicas, model)
     }
 
     fn batch(size: i64) -> Batch {
         tch::manual_seed(size);
         let images = Tensor::randint(256, [size, 8, 8, 3], (Kind::Uint8, Device::Cpu));
-        Batch { images, labels: Tensor::randint(5, [size], (Kind::Int64, Device::Cpu)) }
+        Batch { images: BatchImages::Pixels(images), labels: Tensor::randint(5, [size], (Kind::Int64, Device::Cpu)) }
     }
 
     #[test]
@@ -295,6 +357,19 @@ mod tests {
             assert!(error < 1e-5, "{size} examples: relative error {error}");
             assert!(one.logits(&batch).allclose(&two.logits(&batch), 1e-5, 1e-5, false));
         }
+    }
+
+    #[test]
+    fn each_replica_stays_on_one_thread_from_step_to_step() {
+        let (mut three, model) = replicas_and_model(3);
+        for _ in 0..20 {
+            let _ = three.gradient(&batch(6), STEP);
+        }
+        let found = model.threads.lock().unwrap();
+        assert_eq!(found.len(), 3, "one thread for each part of a batch: {found:?}");
+        let threads: HashSet<ThreadId> = found.iter().map(|&(_, thread)| thread).collect();
+        assert_eq!(threads.len(), 3);
+        assert!(found.contains(&(0, std::thread::current().id())), "the first part stays here");
     }
 
     #[test]
@@ -318,7 +393,7 @@ mod tests {
         let _ = ours.gradient(&batch, STEP);
         // the same loss, ArcFace by its formula, through autograd alone
         let weights = Weights::new(&layout, 3, Device::Cpu);
-        let images = ((batch.images.to_kind(Kind::Float) - 128.0) / 64.0).permute([0, 3, 1, 2]);
+        let images = ((batch.images.pixels().to_kind(Kind::Float) - 128.0) / 64.0).permute([0, 3, 1, 2]);
         let unit = |x: &Tensor| x / x.norm_scalaropt_dim(2, [1i64].as_slice(), true);
         let cosine = unit(&model.embed(&weights, &images)).mm(&unit(weights.parameter(model.classifiers()[0])).tr());
         let margin = (cosine.acos() + 0.3).cos();

@@ -89,6 +89,16 @@ impl Trainer {
         Trainer { config: config.clone(), replicas, optimizer, average, specs }
     }
 
+    /// Keeps the training images on every device, so that `picked_batches` of them can be trained on. Erased rectangles get
+    /// the colour `fill`. Errors: damaged images; no memory.
+    pub fn keep(&mut self, dataset: &Arc<Dataset>, fill: [u8; 3]) -> Result<()> {
+        self.replicas.keep(dataset, fill, self.config.run.loader_threads)
+    }
+
+    pub fn devices(&self) -> Vec<Device> {
+        self.replicas.devices()
+    }
+
     /// Trains on `batches`, those of the epoch's `plan.steps` that come after `from`, with the loss theta [P] (or the
     /// configured fixed loss). The mean loss over the epoch's examples is not finite if it or the weights have become so.
     /// Errors: the batches'.
@@ -106,6 +116,7 @@ impl Trainer {
         let mut within = from;
         let mut total = Tensor::from(from.loss).to_device(self.replicas.devices()[0]);
         for batch in batches {
+            // nothing in a step waits for a GPU, which may be busy with the step before
             let batch = batch?;
             let step = plan.epoch as u64 * plan.steps + within.steps;
             let size = batch.labels.size()[0];

@@ -32,29 +32,59 @@ pub struct Augment {
     pub stream: u64,
 }
 
+/// What is drawn for one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Draw {
+    /// Row and column of the image, 0 or not, that come first in the crop.
+    pub from: (i32, i32),
+    pub mirror: bool,
+    pub erased: Option<Rectangle>,
+}
+
+/// A part of a crop, in pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rectangle {
+    pub top: usize,
+    pub left: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
 impl Augment {
-    /// image [H, W, 3] -> a random crop of the padded image, perhaps mirrored, perhaps with a rectangle erased, in
-    /// `out` [crop.0, crop.1, 3].
-    pub fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
+    /// What image `example` of `size` (height, width) gets.
+    pub fn draw(&self, example: u64, size: (usize, usize)) -> Draw {
         let mut rng = rng(self.seed, Purpose::Augment, &[self.epoch, self.stream, example]);
         let reach = self.padding as i32;
         let mut offset = |side: usize, crop: usize| rng.random_range(-reach..=reach + side as i32 - crop as i32);
-        let (dy, dx) = (offset(size.0, self.crop.0), offset(size.1, self.crop.1));
+        let from = (offset(size.0, self.crop.0), offset(size.1, self.crop.1));
         let mirror = self.mirror && rng.random();
-        crop(image, size, (dy, dx), self.crop, out);
+        let erased =
+            if self.erasing > 0.0 && rng.random::<f64>() < self.erasing { self.rectangle(&mut rng) } else { None };
+        Draw { from, mirror, erased }
+    }
+
+    /// image [H, W, 3] -> a random crop of the padded image, perhaps mirrored, perhaps with a rectangle erased, in
+    /// `out` [crop.0, crop.1, 3].
+    pub fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
+        let Draw { from, mirror, erased } = self.draw(example, size);
+        crop(image, size, from, self.crop, out);
+        let row_length = 3 * self.crop.1;
         if mirror {
-            for row in out.chunks_exact_mut(3 * self.crop.1) {
+            for row in out.chunks_exact_mut(row_length) {
                 let (pixels, _) = row.as_chunks_mut::<3>();
                 pixels.reverse();
             }
         }
-        if self.erasing > 0.0 && rng.random::<f64>() < self.erasing {
-            self.erase(&mut rng, out);
+        if let Some(Rectangle { top, left, height, width }) = erased {
+            for row in out.chunks_exact_mut(row_length).skip(top).take(height) {
+                let (pixels, _) = row[3 * left..3 * (left + width)].as_chunks_mut::<3>();
+                pixels.fill(self.fill);
+            }
         }
     }
 
     /// Zhong et al. 2017, algorithm 1: area and aspect ratio are uniform, what doesn't fit is drawn anew.
-    fn erase(&self, rng: &mut Rng, out: &mut [u8]) {
+    fn rectangle(&self, rng: &mut Rng) -> Option<Rectangle> {
         let (height, width) = self.crop;
         for _ in 0..ERASING_ATTEMPTS {
             let area = (height * width) as f64 * rng.random_range(ERASED_AREA.0..ERASED_AREA.1);
@@ -63,13 +93,10 @@ impl Augment {
             let (tall, wide) = (rounded((area * aspect).sqrt()), rounded((area / aspect).sqrt()));
             if tall < height && wide < width {
                 let (top, left) = (rng.random_range(0..=height - tall), rng.random_range(0..=width - wide));
-                for row in out.chunks_exact_mut(3 * width).skip(top).take(tall) {
-                    let (pixels, _) = row[3 * left..3 * (left + wide)].as_chunks_mut::<3>();
-                    pixels.fill(self.fill);
-                }
-                return;
+                return Some(Rectangle { top, left, height: tall, width: wide });
             }
         }
+        None
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use tch::{Kind, Tensor};
 
-use super::Augment;
+use super::{Augment, Picks};
 use crate::data::Dataset;
 use crate::error::Result;
 
@@ -14,10 +14,26 @@ use crate::error::Result;
 const AHEAD: usize = 2;
 
 pub struct Batch {
-    /// [N, H, W, 3] u8.
-    pub images: Tensor,
+    pub images: BatchImages,
     /// [N] i64.
     pub labels: Tensor,
+}
+
+pub enum BatchImages {
+    /// [N, H, W, 3] u8.
+    Pixels(Tensor),
+    /// Which pixels of a `Resident` data set they are.
+    Picks(Picks),
+}
+
+impl BatchImages {
+    /// [N, H, W, 3] u8 of a batch that the loader read.
+    pub fn pixels(self) -> Tensor {
+        match self {
+            BatchImages::Pixels(pixels) => pixels,
+            BatchImages::Picks(_) => panic!("a batch of numbers alone has no pixels"),
+        }
+    }
 }
 
 /// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
@@ -30,6 +46,31 @@ pub fn batches(
     augment: Option<Augment>,
     threads: usize,
 ) -> impl Iterator<Item = Result<Batch>> + use<> {
+    ahead(dataset, order, batch_size, threads, move |dataset, positions| {
+        Ok(BatchImages::Pixels(pixels(dataset, positions, augment)?))
+    })
+}
+
+/// The same batches of a data set that is `Resident` where it is trained on. Drawing takes one thread little time.
+pub fn picked_batches(
+    dataset: &Arc<Dataset>,
+    order: Vec<u32>,
+    batch_size: usize,
+    augment: Option<Augment>,
+) -> impl Iterator<Item = Result<Batch>> + use<> {
+    ahead(dataset, order, batch_size, 1, move |dataset, positions| {
+        Ok(BatchImages::Picks(Picks::draw(dataset, positions, augment)))
+    })
+}
+
+/// Batches whose images `prepare` makes from positions in the data set, on threads of their own.
+fn ahead<P: Fn(&Dataset, &[u32]) -> Result<BatchImages> + Copy + Send + 'static>(
+    dataset: &Arc<Dataset>,
+    order: Vec<u32>,
+    batch_size: usize,
+    threads: usize,
+    prepare: P,
+) -> impl Iterator<Item = Result<Batch>> + use<P> {
     let count = order.len().div_ceil(batch_size);
     let order = Arc::new(order);
     // worker w prepares batches w, w + threads, ...: taking from the workers in turn keeps the order
@@ -39,7 +80,10 @@ pub fn batches(
             let (dataset, order) = (dataset.clone(), order.clone());
             std::thread::spawn(move || {
                 for positions in order.chunks(batch_size).skip(worker).step_by(threads) {
-                    if sender.send(prepare(&dataset, positions, augment)).is_err() {
+                    let labels: Vec<i64> = positions.iter().map(|&i| dataset.labels[i as usize] as i64).collect();
+                    let images = prepare(&dataset, positions);
+                    let batch = images.map(|images| Batch { images, labels: Tensor::from_slice(&labels) });
+                    if sender.send(batch).is_err() {
                         return; // nobody listens any more
                     }
                 }
@@ -50,7 +94,8 @@ pub fn batches(
     (0..count).map(move |i| workers[i % threads].recv().expect("a loader thread panicked"))
 }
 
-fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Result<Batch> {
+/// [N, H, W, 3] u8.
+fn pixels(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Result<Tensor> {
     let size = dataset.images.size();
     let (height, width) = augment.map_or(size, |augment| augment.crop);
     let mut bytes = vec![0; positions.len() * 3 * height * width];
@@ -65,9 +110,8 @@ fn prepare(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Re
             None => dataset.images.read(index as usize, out)?,
         }
     }
-    let labels: Vec<i64> = positions.iter().map(|&position| dataset.labels[position as usize] as i64).collect();
     let size = [positions.len() as i64, height as i64, width as i64, 3];
-    Ok(Batch { images: Tensor::from_data_size(&bytes, &size, Kind::Uint8), labels: Tensor::from_slice(&labels) })
+    Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
 }
 
 #[cfg(test)]
@@ -81,7 +125,7 @@ mod tests {
         batches(&dataset, shuffled(50, 50, 1, 2, 0), 8, augment, threads)
             .map(|batch| {
                 let batch = batch.unwrap();
-                let bytes = Vec::<u8>::try_from(batch.images.reshape(-1)).unwrap();
+                let bytes = Vec::<u8>::try_from(batch.images.pixels().reshape(-1)).unwrap();
                 (bytes, Vec::<i64>::try_from(batch.labels).unwrap())
             })
             .collect()

@@ -2,8 +2,11 @@
 
 mod augment;
 mod loader;
+mod resident;
 mod sampler;
 
 pub use augment::Augment;
-pub use loader::{Batch, batches};
+use augment::{Draw, Rectangle};
+pub use loader::{Batch, BatchImages, batches, picked_batches};
+pub use resident::{Picks, Resident};
 pub use sampler::{Balanced, shuffled};

@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((held_out.classes, held_out.training.len(), held_out.gallery.len()), (4, 36, 8));
         let query = std::sync::Arc::new(Dataset::part(images.clone(), held_out.query));
         let batch = batches(&query, vec![0, 1], 2, None, 1).next().unwrap().unwrap();
-        assert_eq!(batch.images.size(), [2, 48, 40, 3]);
+        assert_eq!(batch.images.pixels().size(), [2, 48, 40, 3]);
         assert_eq!(batch.labels.int64_value(&[0]), query.labels[0] as i64);
     }
 
