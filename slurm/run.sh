@@ -8,11 +8,12 @@
 #   LAUNCHER   srun, or another with its options: LAUNCHER='mpirun --bind-to none'
 #   AMLFS_MPI  what srun gets as --mpi; pmix
 #   STAGE      0: read DATA where it is
+#   DEVICE     cuda: a rank that sees no GPU ends the job at once, instead of training on CPUs; cpu where that is meant
 # A task of 'sbatch --array=1-5' gets --seed TASK and the directory OUT/seed-TASK. Of a grid the first SEEDS (3) tasks are its
 # first cell's, with the seeds 1 to SEEDS in OUT/CELL/seed-1 ..., the next ones its second cell's, and so on.
 #
 # Set by a .slurm file alone: cells, the grid, 'NAME OPTIONS' each; loss, a fixed loss to train with instead of a search.
-: "${AMLFS:=$AMLFS_ROOT/target/release/amlfs}" "${AMLFS_ENV:=}" "${LAUNCHER:=srun}" "${AMLFS_MPI:=pmix}" "${STAGE:=1}"
+: "${AMLFS:=$AMLFS_ROOT/target/release/amlfs}" "${AMLFS_ENV:=}" "${LAUNCHER:=srun}" "${AMLFS_MPI:=pmix}" "${STAGE:=1}" "${DEVICE:=cuda}"
 
 declare -p cells >/dev/null 2>&1 || cells=()
 program=("$AMLFS")
@@ -125,9 +126,15 @@ else
     fi
 fi
 
+machine=(--set "run.device=$DEVICE")
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then # a core launches kernels, another one runs backward; the others read images
+    readers=$((SLURM_CPUS_PER_TASK - 2))
+    machine+=(--set "run.loader_threads=$((readers < 1 ? 1 : readers > 64 ? 64 : readers))")
+fi
+
 code=75
 if [ -z "$asked" ]; then
-    "${launch[@]}" "${program[@]}" --preset "$PRESET" --data "$data" --out "$OUT" --resume "$@" &
+    "${launch[@]}" "${program[@]}" --preset "$PRESET" --data "$data" --out "$OUT" "${machine[@]}" --resume "$@" &
     ranks=$!
     [ -z "$asked" ] || ask
     asked=1

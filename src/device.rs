@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::transmute;
+use std::path::Path;
 
 use tch::{Cuda, Device, Tensor};
 
@@ -9,13 +10,23 @@ use crate::comm::{self, Comm};
 use crate::config::{DeviceKind, Run};
 use crate::error::{Error, Result};
 
-/// A rank's devices, chosen before MPI_Init: some MPIs touch a GPU there. Errors: CUDA wanted and not there.
+/// A rank's devices, chosen before MPI_Init: some MPIs touch a GPU there. Errors: CUDA wanted and not there, or not there in a
+/// job that has GPUs.
 pub fn choose(run: &Run) -> Result<Vec<Device>> {
     let cuda = match run.device {
         DeviceKind::Cpu => false,
-        DeviceKind::Auto => Cuda::is_available(),
-        DeviceKind::Cuda if Cuda::is_available() => true,
+        DeviceKind::Auto | DeviceKind::Cuda if Cuda::is_available() => true,
         DeviceKind::Cuda => return Err(Error::config(format!("run.device = \"cuda\": {}", why_no_cuda()))),
+        DeviceKind::Auto => match gpus_of_job(|name| std::env::var(name).ok()) {
+            None => false,
+            Some(given) => {
+                let why = why_no_cuda();
+                return Err(Error::config(format!(
+                    "Slurm has given this job GPUs ({given}), and the program sees none: {why}. To train on its CPUs \
+                     nevertheless: --device cpu"
+                )));
+            }
+        },
     };
     if !cuda {
         return Ok(vec![Device::Cpu; run.devices_per_rank.unwrap_or(1)]);
@@ -54,11 +65,28 @@ pub fn check(devices: &[Device], comm: &Comm) -> Result<()> {
     Ok(())
 }
 
-fn why_no_cuda() -> &'static str {
+/// The GPUs that Slurm has given to a job, as the variable that says so.
+fn gpus_of_job(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    ["SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].iter().find_map(|name| {
+        let value =
+            variable(name).filter(|value| !value.is_empty() && (*name != "SLURM_GPUS_ON_NODE" || value != "0"))?;
+        Some(format!("{name}={value}"))
+    })
+}
+
+fn why_no_cuda() -> String {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let hidden =
+        visible.filter(|visible| !visible.starts_with(|first: char| first.is_ascii_digit() || "GM".contains(first)));
     if !tch::utils::has_cuda() {
         "this libtorch was built without CUDA, or the program was linked without it; build with a CUDA libtorch (docs/clusters.md)"
+            .into()
+    } else if let Some(hidden) = hidden {
+        format!("CUDA_VISIBLE_DEVICES={hidden} hides all of them (srun --gpus-per-task, the job's --gres)")
+    } else if !Path::new("/proc/driver/nvidia/version").exists() {
+        "this node has no NVIDIA driver (nvidia-smi)".into()
     } else {
-        "libtorch finds no CUDA device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        "libtorch finds no CUDA device; see nvidia-smi, and whether the driver is as new as libtorch's CUDA (docs/clusters.md)".into()
     }
 }
 
@@ -116,6 +144,17 @@ pub fn describe(devices: &[Device]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slurm_says_whether_a_job_has_gpus() {
+        let job = |set: &'static [(&str, &str)]| {
+            gpus_of_job(|name| set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.to_string()))
+        };
+        assert_eq!(job(&[]), None);
+        assert_eq!(job(&[("SLURM_GPUS_ON_NODE", "0"), ("SLURM_JOB_GPUS", "")]), None);
+        assert_eq!(job(&[("SLURM_GPUS_ON_NODE", "2")]).unwrap(), "SLURM_GPUS_ON_NODE=2");
+        assert_eq!(job(&[("SLURM_GPUS_ON_NODE", "2"), ("SLURM_STEP_GPUS", "0")]).unwrap(), "SLURM_STEP_GPUS=0");
+    }
 
     #[test]
     fn ranks_take_slices_in_turn_and_share_when_devices_run_out() {

@@ -56,6 +56,24 @@ fn cuda_where_there_is_none_ends_with_78() {
 }
 
 #[test]
+fn a_job_that_was_given_gpus_does_not_train_on_cpus_unless_that_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let job = |name: &str, device: &[&str]| {
+        let out = format!("--out={}", directory.path().join(name).display());
+        let mut command = mpirun(2, &[&["--preset=demo", "--dry-run", &out[..]], device].concat());
+        finish(command.env("CUDA_VISIBLE_DEVICES", "").env("SLURM_GPUS_ON_NODE", "2"))
+    };
+    assert_error(
+        &job("auto", &[]),
+        78,
+        "Slurm has given this job GPUs (SLURM_GPUS_ON_NODE=2), and the program sees none",
+    );
+    assert_code(&job("cpu", &["--device=cpu"]), 0);
+    let mut command = mpirun(2, &["--preset=demo", "--dry-run"]);
+    assert_code(&finish(command.env("CUDA_VISIBLE_DEVICES", "").env("SLURM_GPUS_ON_NODE", "0")), 0);
+}
+
+#[test]
 fn usage_errors_end_with_2() {
     assert_code(&search(2, &["--nonsense"]), 2);
     assert_code(&finish(Command::new(AMLFS).arg("--preset=demo")), 2);

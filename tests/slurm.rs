@@ -223,8 +223,12 @@ fn the_ranks_get_a_local_copy_of_the_data_and_the_users_arguments() {
     assert_eq!(modified(&job.path("log/data")), modified(&job.path("faces.h5")));
     assert!(!job.path("node/amlfs-7").exists(), "the copy is removed at the end");
     let run = job.path("run");
-    let expected =
-        ["--preset", "megaface", "--data", copy, "--out", run.to_str().unwrap(), "--resume", "--set", "run.seed=2 3"];
+    let (run, cuda, readers) = (run.to_str().unwrap(), "run.device=cuda", "run.loader_threads=2");
+    let expected = [
+        ["--preset", "megaface", "--data", copy, "--out", run].as_slice(),
+        &["--set", cuda, "--set", readers, "--resume", "--set", "run.seed=2 3"],
+    ]
+    .concat();
     assert_eq!(job.noted("arguments").unwrap().lines().collect::<Vec<_>>(), expected);
     let calls = job.noted("calls").unwrap();
     assert!(calls.contains("--mpi=pmix") && calls.contains("--cpus-per-task=4"), "{calls}");
@@ -239,25 +243,33 @@ fn re_identification_starts_from_weights_and_takes_the_users_preset() {
         let arguments = |job: &Job| job.noted("arguments").unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
         let found = arguments(&job);
         assert_eq!(found[..2], ["--preset".to_owned(), format!("{name}-spherereid")]);
-        assert_eq!(found[6..], ["--resume", "--init", "data/resnet50.safetensors", "--seed", "2"]);
+        assert_eq!(found[10..], ["--resume", "--init", "data/resnet50.safetensors", "--seed", "2"]);
 
         let preset = format!("{name}-mgn");
         let mut job = Job::of(&script, &[]).with("PRESET", &preset).with("INIT", "/scratch/imagenet.safetensors");
         assert_eq!(job.run().code, Some(0));
         let found = arguments(&job);
         assert_eq!(found[1], preset);
-        assert_eq!(found[6..], ["--resume", "--init", "/scratch/imagenet.safetensors"]);
+        assert_eq!(found[10..], ["--resume", "--init", "/scratch/imagenet.safetensors"]);
     }
 }
 
 #[test]
-fn cifar10_has_a_gpu_per_rank_and_reads_a_directory_where_it_is() {
+fn a_job_may_train_on_cpus_if_that_is_said() {
+    let mut job = Job::new(&[]).with("DEVICE", "cpu").with("SLURM_CPUS_PER_TASK", "1");
+    assert_eq!(job.run().code, Some(0));
+    let arguments = job.noted("arguments").unwrap();
+    assert!(arguments.ends_with("--set\nrun.device=cpu\n--set\nrun.loader_threads=1\n--resume\n"), "{arguments}");
+}
+
+#[test]
+fn cifar10_reads_a_directory_where_it_is() {
     let mut job = Job::of("amlfs_cifar10.slurm", &["--label-noise", "0.2"]);
     assert_eq!(job.run().code, Some(0));
     assert_eq!(job.argument("--preset"), Path::new("cifar10"));
     assert_eq!(job.argument("--data"), job.path("node/amlfs-7/faces.h5"));
     let arguments = job.noted("arguments").unwrap();
-    assert!(arguments.ends_with("--resume\n--set\nrun.devices_per_rank=1\n--label-noise\n0.2\n"), "{arguments}");
+    assert!(arguments.ends_with("--resume\n--label-noise\n0.2\n"), "{arguments}");
 
     let job = Job::of("amlfs_cifar10.slurm", &[]);
     let directory = job.path("log");
@@ -303,20 +315,12 @@ fn the_arrays_of_tables_2_6_and_7_have_a_task_for_each_cell_and_seed() {
         assert_eq!(before, command, "{script}, task {task}");
     };
     let cifar = "amlfs_cifar10.slurm";
-    let one_gpu = "run.devices_per_rank=1";
     let search = [("METHOD", "search")];
-    grid(cifar, "1", &search, "search/noise-0/seed-1", &["--seed", "1", "--label-noise", "0", "--set", one_gpu], &[]);
-    grid(
-        cifar,
-        "9",
-        &search,
-        "search/noise-20/seed-3",
-        &["--seed", "3", "--label-noise", "0.2", "--set", one_gpu],
-        &[],
-    );
-    let fixed = ["--seed", "2", "--label-noise", "0.1", "--policy", "fixed", "--set", one_gpu];
+    grid(cifar, "1", &search, "search/noise-0/seed-1", &["--seed", "1", "--label-noise", "0"], &[]);
+    grid(cifar, "9", &search, "search/noise-20/seed-3", &["--seed", "3", "--label-noise", "0.2"], &[]);
+    let fixed = ["--seed", "2", "--label-noise", "0.1", "--policy", "fixed"];
     grid(cifar, "5", &[("METHOD", "fixed")], "fixed/noise-10/seed-2", &fixed, &[]);
-    let softmax = ["--seed", "1", "--label-noise", "0.1", "--set", one_gpu];
+    let softmax = ["--seed", "1", "--label-noise", "0.1"];
     let two_seeds = [("METHOD", "softmax"), ("SEEDS", "2")];
     grid(cifar, "3", &two_seeds, "softmax/noise-10/seed-1", &softmax, &["train", "--loss", "softmax"]);
 
