@@ -21,10 +21,20 @@ fn main() {
         .and_then(|output| String::from_utf8(output.stdout).ok())
         .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=AMLFS_GIT_SHA1={}", sha1.trim());
-    let version = std::fs::read_to_string(Path::new(&lib).join("../build-version")).unwrap_or_default();
-    let version = if version.trim().is_empty() { "2.13" } else { version.trim() }; // what tch 0.26 binds
+    let version = libtorch_version(Path::new(&lib)).unwrap_or_else(|| "2.13".into()); // what tch 0.26 binds
     println!("cargo:rustc-env=AMLFS_LIBTORCH={version}");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
+}
+
+/// With its CUDA, "2.13.0+cu130": an unpacked libtorch has it in build-version, Python's torch in version.py.
+fn libtorch_version(lib: &Path) -> Option<String> {
+    let read = |name: &str| std::fs::read_to_string(lib.join("..").join(name)).ok();
+    let of_python = || {
+        let text = read("version.py")?;
+        let line = text.lines().find(|line| line.starts_with("__version__"))?;
+        line.split(['\'', '"']).nth(1).map(str::to_owned)
+    };
+    read("build-version").map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).or_else(of_python)
 }
