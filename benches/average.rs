@@ -22,8 +22,8 @@ fn steps(criterion: &mut Criterion) {
     let normalisation = Normalisation { mean: [120.0; 3], deviation: [60.0; 3] };
     let mut replicas = Replicas::new(&config, model.into(), &layout, normalisation, &[Device::Cpu]);
     replicas.set_loss(|_| Box::new(FixedLoss::Softmax));
-    let mut optimizer = Optimizer::new(&config.train, &layout, &replicas.first().0.flat);
-    let mut average = Average::new(1.0, replicas.first().0);
+    let mut optimizer = Optimizer::new(&config.train, &layout, &replicas.first().flat);
+    let mut average = Average::new(1.0, replicas.first());
     tch::manual_seed(1);
     let images = Tensor::randint(256, [128, 32, 32, 3], (Kind::Uint8, Device::Cpu));
     let batch =
@@ -34,11 +34,11 @@ fn steps(criterion: &mut Criterion) {
     group.bench_function("training step", |bencher| {
         bencher.iter(|| {
             let _ = replicas.gradient(&batch, Step { number: 0, stream: 0 });
-            let (weights, gradient) = replicas.first();
+            let (weights, gradient) = replicas.gradients().next().expect("one replica");
             optimizer.step(&mut weights.flat, gradient, 1e-6, 0);
         });
     });
-    group.bench_function("average", |bencher| bencher.iter(|| average.follow(replicas.first().0, 351)));
+    group.bench_function("average", |bencher| bencher.iter(|| average.follow(replicas.first(), 351)));
     group.finish();
 }
 

@@ -59,6 +59,14 @@ impl Optimizer {
         &mut self.state
     }
 
+    /// Takes over another device's state.
+    pub fn copy_from(&mut self, other: &Optimizer) {
+        let _guard = no_grad_guard();
+        for (ours, theirs) in self.state.iter_mut().zip(&other.state) {
+            ours.copy_(theirs);
+        }
+    }
+
     /// One step. `step` counts from 0 over the whole run: Adam's bias correction needs no state of its own.
     /// Uses `gradient` [P] as scratch.
     pub fn step(&mut self, flat: &mut Tensor, gradient: &mut Tensor, learning_rate: f64, step: u64) {

@@ -1,5 +1,6 @@
 //! The rank's devices: one replica of the model on each. A batch is split over them, forward and backward run
-//! concurrently, gradients are added up in replica 0, which also owns BatchNorm's statistics (as DataParallel does).
+//! concurrently, and every device adds up all gradients, so that each can update its own weights (as DistributedDataParallel
+//! does). Replica 0 owns BatchNorm's statistics.
 
 use std::sync::{Arc, Mutex};
 
@@ -95,13 +96,17 @@ impl Replicas {
         }
     }
 
-    /// Replica 0's weights and the gradient [P] of the last `gradient` call.
-    pub fn first(&mut self) -> (&mut Weights, &mut Tensor) {
-        let main = &mut self.replicas[0];
-        (&mut main.weights, &mut main.gradient)
+    /// Replica 0's weights.
+    pub fn first(&mut self) -> &mut Weights {
+        &mut self.replicas[0].weights
     }
 
-    /// Copies replica 0's weights and buffers to the others.
+    /// Each replica's weights and the gradient [P] of the last `gradient` call, the same on all devices.
+    pub fn gradients(&mut self) -> impl Iterator<Item = (&mut Weights, &mut Tensor)> {
+        self.replicas.iter_mut().map(|replica| (&mut replica.weights, &mut replica.gradient))
+    }
+
+    /// Copies replica 0's weights and buffers to the others. In training weights stay equal without it; running statistics don't.
     pub fn synchronise(&mut self) {
         let (main, others) = self.replicas.split_at_mut(1);
         for other in others {
@@ -143,7 +148,7 @@ impl Replicas {
         staged.collect()
     }
 
-    /// Forward and backward of one batch. Leaves the gradient of the mean loss in replica 0 and returns that mean, a
+    /// Forward and backward of one batch. Leaves the gradient of the mean loss in every replica and returns that mean, a
     /// scalar on replica 0's device that nothing waits for. Softmax branches share `loss.softmax_weight`, triplet losses
     /// `loss.triplet_weight`; each replica mines triplets in its own part.
     pub fn gradient(&mut self, batch: &Batch, step: Step) -> Tensor {
@@ -182,12 +187,17 @@ impl Replicas {
             total(values)
         });
         let _guard = no_grad_guard();
-        let (main, others) = self.replicas.split_at_mut(1);
-        let device = main[0].weights.device();
-        for other in &others[..losses.len() - 1] {
-            main[0].gradient += send(&other.gradient, device);
+        let devices = self.devices();
+        if devices.len() > 1 {
+            // in the same order everywhere: the same bits; both directions of a link at once
+            let parts = &self.replicas[..losses.len()];
+            let on = |&device: &Device| total(parts.iter().map(|part| send(&part.gradient, device)).collect());
+            let sums: Vec<Tensor> = devices.iter().map(on).collect();
+            for (replica, sum) in self.replicas.iter_mut().zip(sums) {
+                replica.gradient = sum;
+            }
         }
-        total(losses.iter().map(|loss| send(loss, device)).collect())
+        total(losses.iter().map(|loss| send(loss, devices[0])).collect())
     }
 
     /// Test-time logits of a batch, of the first softmax branch: [N, C] f32 on replica 0's device.
@@ -277,9 +287,9 @@ fn each(
     results
 }
 
-/// The sum of scalars.
-fn total(scalars: Vec<Tensor>) -> Tensor {
-    scalars.into_iter().reduce(|a, b| a + b).expect("at least one")
+/// The sum of tensors, from the first to the last.
+fn total(tensors: Vec<Tensor>) -> Tensor {
+    tensors.into_iter().reduce(|a, b| a + b).expect("at least one")
 }
 
 #[cfg(test)]
@@ -352,9 +362,11 @@ mod tests {
             let batch = batch(size);
             let (a, b) = (one.gradient(&batch, STEP), two.gradient(&batch, STEP));
             assert!((f64::try_from(&a).unwrap() - f64::try_from(&b).unwrap()).abs() < 1e-5);
-            let (expected, found) = (one.first().1.copy(), two.first().1.copy());
-            let error = f64::try_from((&expected - &found).norm() / expected.norm()).unwrap();
+            let expected = one.gradients().next().unwrap().1.copy();
+            let found: Vec<Tensor> = two.gradients().map(|(_, gradient)| gradient.copy()).collect();
+            let error = f64::try_from((&expected - &found[0]).norm() / expected.norm()).unwrap();
             assert!(error < 1e-5, "{size} examples: relative error {error}");
+            assert!(found[0].equal(&found[1]), "each device has the whole gradient");
             assert!(one.logits(&batch).allclose(&two.logits(&batch), 1e-5, 1e-5, false));
         }
     }
@@ -377,11 +389,11 @@ mod tests {
         let mut two = replicas(2);
         let batch = batch(8);
         let before = two.logits(&batch);
-        no_grad(|| two.first().0.flat *= 1.5);
+        no_grad(|| two.first().flat *= 1.5);
         two.synchronise();
         let mut one = replicas(1);
         assert!(one.logits(&batch).allclose(&before, 1e-6, 1e-6, false));
-        no_grad(|| one.first().0.flat *= 1.5);
+        no_grad(|| one.first().flat *= 1.5);
         assert!(one.logits(&batch).allclose(&two.logits(&batch), 1e-5, 1e-5, false));
     }
 
@@ -407,7 +419,8 @@ mod tests {
         );
         loss.backward();
         for (entry, parameter) in layout.entries().0.iter().zip(weights.parameters()) {
-            let found = ours.first().1.narrow(0, entry.offset as i64, entry.count() as i64);
+            let gradient = ours.gradients().next().unwrap().1;
+            let found = gradient.narrow(0, entry.offset as i64, entry.count() as i64);
             let gradient = parameter.grad();
             let gradient = if gradient.dim() == 4 { gradient.permute([0, 2, 3, 1]) } else { gradient };
             assert!(found.allclose(&gradient.reshape(-1), 1e-4, 1e-6, false), "{}", entry.name);

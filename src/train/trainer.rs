@@ -17,7 +17,8 @@ use super::{Average, Normalisation, Optimizer, Replicas, Step};
 pub struct Trainer {
     config: config::Config,
     replicas: Replicas,
-    optimizer: Optimizer,
+    /// One for each replica.
+    optimizers: Vec<Optimizer>,
     average: Option<Average>,
     specs: Vec<TensorSpec>,
 }
@@ -82,11 +83,11 @@ impl Trainer {
         devices: &[Device],
     ) -> Trainer {
         let mut replicas = Replicas::new(config, model, layout, normalisation, devices);
-        let weights = replicas.first().0;
-        let optimizer = Optimizer::new(&config.train, layout, &weights.flat);
-        let average = config.train.average.map(|epochs| Average::new(epochs, weights));
+        let optimizers = replicas.gradients().map(|(weights, _)| Optimizer::new(&config.train, layout, &weights.flat));
+        let optimizers = optimizers.collect();
+        let average = config.train.average.map(|epochs| Average::new(epochs, replicas.first()));
         let specs = specs(layout, config.train.optimizer, average.is_some());
-        Trainer { config: config.clone(), replicas, optimizer, average, specs }
+        Trainer { config: config.clone(), replicas, optimizers, average, specs }
     }
 
     /// Keeps the training images on every device, so that `picked_batches` of them can be trained on. Erased rectangles get
@@ -122,12 +123,13 @@ impl Trainer {
             let size = batch.labels.size()[0];
             let found = self.replicas.gradient(&batch, Step { number: step, stream: plan.stream });
             total += found.to_kind(Kind::Double) * size;
-            let (weights, gradient) = self.replicas.first();
-            self.optimizer.step(&mut weights.flat, gradient, rate, step);
-            if let Some(average) = &mut self.average {
-                average.follow(weights, plan.steps);
+            // the same update of the same weights on every device
+            for ((weights, gradient), optimizer) in self.replicas.gradients().zip(&mut self.optimizers) {
+                optimizer.step(&mut weights.flat, gradient, rate, step);
             }
-            self.replicas.synchronise();
+            if let Some(average) = &mut self.average {
+                average.follow(self.replicas.first(), plan.steps);
+            }
             within.steps += 1;
             within.examples += size as u64;
             if !observer.step(size as usize) {
@@ -135,8 +137,9 @@ impl Trainer {
                 return Ok(Trained::Paused(within));
             }
         }
+        self.replicas.synchronise();
         // the last step's update may have broken weights without a loss that shows it
-        let finite = self.replicas.first().0.flat.isfinite().all();
+        let finite = self.replicas.first().flat.isfinite().all();
         let finite = i64::try_from(finite).expect("a boolean") == 1;
         let mean = f64::try_from(total).expect("a scalar") / within.examples as f64;
         Ok(Trained::Epoch(if finite { mean } else { f64::NAN }))
@@ -174,7 +177,7 @@ impl Trainer {
     /// does nothing.
     pub fn swap_average(&mut self) {
         if let Some(average) = &mut self.average {
-            average.swap(self.replicas.first().0);
+            average.swap(self.replicas.first());
             self.replicas.synchronise();
         }
     }
@@ -204,15 +207,17 @@ impl Trainer {
             }
         });
         self.replicas.synchronise();
+        let (first, others) = self.optimizers.split_first_mut().expect("a rank has a device");
+        others.iter_mut().for_each(|other| other.copy_from(first));
     }
 
     fn state_tensors(&mut self) -> Vec<&mut Tensor> {
-        let weights = self.replicas.first().0;
+        let weights = self.replicas.first();
         let average = self.average.as_mut().into_iter().flat_map(Average::state);
         [&mut weights.flat, &mut weights.flat_buffers]
             .into_iter()
             .chain(average)
-            .chain(self.optimizer.state())
+            .chain(self.optimizers[0].state())
             .collect()
     }
 }
