@@ -138,12 +138,19 @@ fn check_model(model: &Model, kind: DataKind) -> Check {
     let for_reid = [ModelName::SphereReid, ModelName::Sft, ModelName::Mgn].contains(&model.name);
     match kind {
         DataKind::Reid => ensure(for_reid, "model.name", "sphere-reid, sft or mgn for data.kind = \"reid\"")?,
-        _ => ensure(!for_reid, "model.name", "resnet-cifar or sphereface: the others are for data.kind = \"reid\"")?,
+        _ => ensure(
+            !for_reid,
+            "model.name",
+            "resnet-cifar, resnet or sphereface: the others are for data.kind = \"reid\"",
+        )?,
     }
     above_0_at_most("model.width", model.width, 4.0)?;
     either("model.last_stride", model.last_stride, 1, 2)?;
     let depth = model.depth;
-    ensure((8..=1202).contains(&depth) && depth % 6 == 2, "model.depth", "6n + 2: 8, 14, 20, 32, 56 ...")
+    match model.name {
+        ModelName::Resnet => ensure([18, 34, 50].contains(&depth), "model.depth", "18, 34 or 50 for resnet"),
+        _ => ensure((8..=1202).contains(&depth) && depth % 6 == 2, "model.depth", "6n + 2: 8, 14, 20, 32, 56 ..."),
+    }
 }
 
 fn check_loss(loss: &Loss, model: ModelName) -> Check {

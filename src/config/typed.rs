@@ -107,6 +107,7 @@ pub struct Model {
 #[serde(rename_all = "kebab-case")]
 pub enum ModelName {
     ResnetCifar,
+    Resnet,
     Sphereface,
     SphereReid,
     Sft,

@@ -2,6 +2,7 @@
 
 mod layers;
 mod mgn;
+mod resnet;
 mod resnet50;
 mod resnet_cifar;
 mod sft;
@@ -13,6 +14,7 @@ mod weights;
 
 pub use layers::{BatchNorm, Convolution, Dropout, Linear, Prelu};
 pub use mgn::Mgn;
+pub use resnet::ResNet;
 pub use resnet_cifar::ResNetCifar;
 pub use resnet50::ResNet50;
 pub use sft::Sft;
@@ -62,6 +64,7 @@ impl Features {
 pub fn classifier_names(config: &config::Model) -> &'static [&'static str] {
     match config.name {
         ModelName::ResnetCifar => &["linear.weight"],
+        ModelName::Resnet => &["fc.weight"],
         ModelName::Sphereface => &["fc6.weight"],
         ModelName::SphereReid | ModelName::Sft => &["classifier.weight"],
         ModelName::Mgn => &mgn::CLASSIFIERS,
@@ -73,6 +76,7 @@ pub fn build(config: &config::Model, size: (usize, usize), classes: usize) -> (B
     let (mut layout, width) = (TensorLayout::default(), config.width);
     let model: Box<dyn Model> = match config.name {
         ModelName::ResnetCifar => Box::new(ResNetCifar::new(&mut layout, config.depth, classes)),
+        ModelName::Resnet => Box::new(ResNet::new(&mut layout, config.depth, width, classes)),
         ModelName::Sphereface => Box::new(SphereFace::new(&mut layout, size, width, classes)),
         ModelName::SphereReid => Box::new(SphereReid::new(&mut layout, width, config.last_stride, classes)),
         ModelName::Sft => Box::new(Sft::new(&mut layout, width, config.last_stride, classes)),

@@ -131,7 +131,7 @@ impl Bottleneck {
 }
 
 /// A convolution without bias and its BatchNorm; shape [O, I, K, K].
-fn layer(
+pub fn layer(
     layout: &mut TensorLayout,
     convolution: [&str; 2],
     norm: [&str; 2],

@@ -61,7 +61,7 @@ fn line(name: &str, text: &str) -> String {
 pub fn what(config: &TypedConfig, seed: u64) -> String {
     let TypedConfig { data, model, loss, search, .. } = config;
     let network = match model.name {
-        ModelName::ResnetCifar => format!("ResNet-{}", model.depth),
+        ModelName::ResnetCifar | ModelName::Resnet => format!("ResNet-{}", model.depth),
         name => word(&name),
     };
     let on = format!("on {} with {network}", word(&data.kind));

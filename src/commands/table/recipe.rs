@@ -10,7 +10,7 @@ const LONGEST: usize = 36;
 /// The preset of the paper's experiment that a run on this model repeats.
 pub fn preset(run: &Run) -> &'static str {
     match run.config.model.name {
-        ModelName::ResnetCifar => "cifar10",
+        ModelName::ResnetCifar | ModelName::Resnet => "cifar10",
         ModelName::Sphereface => "megaface",
         // the presets for DukeMTMC-reID are the same
         ModelName::SphereReid => "market1501-spherereid",
