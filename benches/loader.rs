@@ -23,7 +23,17 @@ fn main() {
     let dataset = Arc::new(Dataset::whole(Arc::new(Packed::open(Path::new(file)).expect("a packed file"))));
     let count = dataset.len() * passes;
     let crop = dataset.images.size();
-    let augment = Augment { padding: 0, crop, mirror: true, erasing: 0.0, fill: [0; 3], seed: 1, epoch: 0, stream: 0 };
+    let augment = Augment {
+        padding: 0,
+        zoom: None,
+        crop,
+        mirror: true,
+        erasing: 0.0,
+        fill: [0; 3],
+        seed: 1,
+        epoch: 0,
+        stream: 0,
+    };
     let start = Instant::now();
     let mut sum = 0.0;
     for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), BATCH, Some(augment), threads) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::{Config, DataKind, TypedConfig};
+use crate::config::{Config, DataKind, Reward, TypedConfig};
 use crate::error::{Error, Result};
 
 /// Tables of the configuration that say how a loss was found; the others are the conditions under which.
@@ -128,7 +128,8 @@ impl Run {
     /// The test metric that comparisons are made with.
     pub fn main_metric(&self) -> &'static str {
         match self.task() {
-            DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Glyphs => "top1",
+            DataKind::Images if self.config.search.reward() == Reward::Recall => "recall",
+            DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Glyphs | DataKind::Images => "top1",
             DataKind::Faces => "rank1",
             DataKind::Reid => "map",
         }

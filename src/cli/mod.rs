@@ -84,8 +84,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Built-in settings: cifar10, megaface, faces-small, market1501-spherereid (or -sft, -mgn), dukemtmc-spherereid
-    /// (or -sft, -mgn), demo
+    /// Built-in settings: cifar10, images, images-small, megaface, faces-small, market1501-spherereid (or -sft, -mgn),
+    /// dukemtmc-spherereid (or -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// How to search: paper, AM-LFS' own settings, or robust, for fewer samples and epochs than the paper's
@@ -111,8 +111,8 @@ pub struct RunArguments {
     /// and nothing is written there
     #[arg(long)]
     pub dry_run: bool,
-    /// The training data: for CIFAR the directory of its batches (binary or Python version) or the .tar.gz, for faces
-    /// and persons the file that amlfs prepare wrote (data.path)
+    /// The training data: for CIFAR the directory of its batches (binary or Python version) or the .tar.gz, for faces,
+    /// persons and one's own images the file that amlfs prepare wrote (data.path)
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Weights to start from instead of random ones, .safetensors: another run's (amlfs export weights), or a ResNet-50's
@@ -199,6 +199,8 @@ pub enum Replayed {
 pub enum PrepareCommand {
     /// Faces: a directory of identities with image files, or an insightface folder (train.rec, train.idx, property)
     Faces(PrepareFacesArguments),
+    /// One's own images of classes: a directory per class, or a list of files
+    Images(PrepareImagesArguments),
     /// People seen by several cameras: Market-1501-v15.09.15, DukeMTMC-reID, MSMT17, CUHK03-NP or a tree like one
     Reid(PrepareReidArguments),
     /// Generated images as a directory of identities, to try things with
@@ -222,6 +224,29 @@ pub struct PrepareFacesArguments {
     /// labels of a .rec without train.lst; repeatable
     #[arg(long, value_name = "FILE")]
     pub exclude: Vec<PathBuf>,
+    /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
+    /// are more, the file is not made
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
+    pub max_skipped: f64,
+    /// Threads that decode and encode; default: one per core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Args)]
+pub struct PrepareImagesArguments {
+    /// A directory with a subdirectory of images per class, or with train, test and val (valid, validation) that hold such
+    /// subdirectories; or a CSV or TSV file of path, label and, if there is one, split
+    pub source: PathBuf,
+    /// The packed file to write; if it was interrupted, the same command goes on
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Shrink images whose shorter side is longer than N pixels to N, as JPEG; default: every file stays as it is
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=4096))]
+    pub resize: Option<u32>,
+    /// Store raw pixels, Height x width: the centre in this shape, resized; they take no time to decode
+    #[arg(long, value_name = "HxW", value_parser = parse_size, conflicts_with = "resize")]
+    pub raw: Option<(usize, usize)>,
     /// Share of the images that may be unusable, 0 to 1: they are left out and listed in FILE.skipped.csv; if there
     /// are more, the file is not made
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]

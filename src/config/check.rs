@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    Data, DataKind, DataOrder, Glyphs, Loss, Model, ModelName, Reid, RewardWeights, Run, Search, Train, TypedConfig,
+    ClassImages, Data, DataKind, DataOrder, Glyphs, Loss, Model, ModelName, Reid, Reward, RewardWeights, Run, Search,
+    Train, TypedConfig,
 };
 use crate::loss::FixedLossKind;
 use crate::policy::PolicyKind;
@@ -84,6 +85,9 @@ pub fn check(config: &TypedConfig, policy: &PolicyKind) -> Check {
         check_reid(&data.reid, data.crop_padding, train.batch_size)?;
     }
     check_loss(loss, model.name)?;
+    let of_classes = [Reward::Recall, Reward::Top5].contains(&search.reward());
+    let classified = !matches!(data.kind, DataKind::Faces | DataKind::Reid);
+    ensure(classified || !of_classes, "search.reward", "metric or likelihood: the others are for classification")?;
     check_search(search, policy)?;
     check_start(search)?;
     check_train(train)?;
@@ -108,7 +112,23 @@ fn check_data(data: &Data) -> Check {
     within("data.faces.probe_identities", faces.probe_identities, 1..=1 << 20)?;
     within("data.faces.distractor_identities", faces.distractor_identities, 1..=1 << 20)?;
     within("data.faces.images_per_identity", faces.images_per_identity, 2..=1 << 20)?;
+    data.images.as_ref().map_or(Ok(()), check_images)?;
     check_glyphs(&data.glyphs)
+}
+
+fn check_images(images: &ClassImages) -> Check {
+    within("data.images.size", images.size, 16..=1024)?;
+    within("data.images.shorter_side", images.shorter_side, images.size..=4096)?;
+    let [least, most] = images.scale;
+    ensure(
+        0.0 < least && least <= most && most <= 1.0,
+        "data.images.scale",
+        "two shares above 0, in order, at most 1",
+    )?;
+    let [least, most] = images.ratio;
+    ensure(0.01 <= least && least <= most && most <= 100.0, "data.images.ratio", "two numbers, 0.01 to 100, in order")?;
+    let fraction = images.test_fraction;
+    ensure(fraction > 0.0 && fraction < 1.0, "data.images.test_fraction", "between 0 and 1, both excluded")
 }
 
 fn check_glyphs(glyphs: &Glyphs) -> Check {

@@ -12,6 +12,8 @@ const DEFAULTS: &str = include_str!("../presets/defaults.toml");
 pub const PRESETS: &[(&str, &str, &str)] = &[
     ("cifar10", include_str!("../presets/cifar10.toml"), PAPER),
     ("demo", include_str!("../presets/demo.toml"), ROBUST),
+    ("images", include_str!("../presets/images.toml"), ROBUST),
+    ("images-small", include_str!("../presets/images-small.toml"), ROBUST),
     ("megaface", include_str!("../presets/megaface.toml"), PAPER),
     ("faces-small", include_str!("../presets/faces-small.toml"), ROBUST),
     ("market1501-spherereid", SPHEREREID, PAPER),

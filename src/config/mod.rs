@@ -13,8 +13,8 @@ pub use check::MOST_LOADER_THREADS;
 pub use layers::{Layers, SEARCHES};
 pub use origin::{Change, Origin};
 pub use typed::{
-    DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision, Reid, ReidEpoch,
-    ResidentData, Reward, RewardWeights, Run, Search, Train, TypedConfig,
+    ClassImages, Crop, DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision,
+    Reid, ReidEpoch, ResidentData, Reward, RewardWeights, Run, Search, Train, TypedConfig,
 };
 
 use std::path::PathBuf;
@@ -59,6 +59,7 @@ pub enum Source {
     Glyphs { settings: Glyphs, validation_fraction: f64 },
     Faces { path: PathBuf, settings: Faces },
     Reid { path: PathBuf, settings: Reid },
+    Images { path: PathBuf, settings: ClassImages, validation_fraction: f64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +98,8 @@ impl TypedConfig {
 
     /// What follows from other settings where it is left out.
     fn fill_in(&mut self) {
-        let TypedConfig { search, train, .. } = self;
+        let TypedConfig { data, search, train, .. } = self;
+        data.images = data.images.take().filter(|_| data.kind == DataKind::Images);
         if train.average.is_some() {
             search.reward_weights.get_or_insert(RewardWeights::Average);
         }
@@ -133,6 +135,12 @@ impl TypedConfig {
             DataKind::Reid => {
                 let path = path("re-ID: --data FILE (written by amlfs prepare reid)")?;
                 Source::Reid { path, settings: data.reid.clone() }
+            }
+            DataKind::Images => {
+                let path = path("images: --data FILE (written by amlfs prepare images)")?;
+                let settings = data.images.clone();
+                let settings = settings.ok_or_else(|| ("data.images", "must be a table for images".to_owned()))?;
+                Source::Images { path, settings, validation_fraction }
             }
         })
     }

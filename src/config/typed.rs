@@ -37,6 +37,9 @@ pub struct Data {
     pub glyphs: Glyphs,
     pub faces: Faces,
     pub reid: Reid,
+    /// Of `kind = "images"` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ClassImages>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub enum DataKind {
     Glyphs,
     Faces,
     Reid,
+    Images,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -90,6 +94,30 @@ pub enum ReidEpoch {
     Identities,
     /// Identities until their images are used up (torchreid's RandomIdentitySampler).
     Images,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ClassImages {
+    /// Height and width in pixels of what the network sees.
+    pub size: usize,
+    /// Of images that nothing is drawn for, before their centre is cut out.
+    pub shorter_side: usize,
+    pub crop: Crop,
+    pub scale: [f64; 2],
+    pub ratio: [f64; 2],
+    /// Of the images to train on, where the data have no test set.
+    pub test_fraction: f64,
+}
+
+/// What a training image is cut from.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crop {
+    /// The image: a part of random area and shape, resized.
+    Zoomed,
+    /// The centre, with `data.crop_padding` around.
+    Padded,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -211,6 +239,10 @@ pub enum Reward {
     Metric,
     /// The logarithm of the probability of right answers (`eval::likelihood`).
     Likelihood,
+    /// The mean over classes of the share of their images that are recognised.
+    Recall,
+    /// The share of images whose class is among the five most probable ones.
+    Top5,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

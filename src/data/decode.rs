@@ -1,12 +1,13 @@
 //! Image files to RGB pixels of the wanted size, and back to JPEG.
 //!
 //! Decoders are told to be strict: half an image with grey below would train as if it were a face. Orientation tags are
-//! ignored, as by PIL and torchvision.
+//! ignored, as by PIL and torchvision, but where people's own photographs are classified (`upright`).
 
 use std::io::Cursor;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
@@ -77,6 +78,17 @@ pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
         return RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "too large".into());
     }
     Ok(DynamicImage::from_decoder(other_decoder(bytes)?).map_err(|why| why.to_string())?.into_rgb8())
+}
+
+/// The same, turned or mirrored as the EXIF tag says: Pillow's `ImageOps.exif_transpose`.
+pub fn upright(bytes: &[u8]) -> Result<RgbImage, String> {
+    let mut image = DynamicImage::ImageRgb8(any(bytes)?);
+    let orientation = match is_jpeg(bytes) {
+        true => jpeg_decoder(bytes)?.0.exif().and_then(|exif| Orientation::from_exif_chunk(exif)),
+        false => other_decoder(bytes)?.orientation().ok(),
+    };
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    Ok(image.into_rgb8())
 }
 
 /// A decoder of PNG or PNM that has read the header.
@@ -206,6 +218,31 @@ mod tests {
         assert!(worst < 12, "{worst}");
         assert_eq!(any(b"").unwrap_err(), "empty");
         assert_eq!(any(b"GIF89a.............").unwrap_err(), "neither JPEG nor PNG nor PNM");
+    }
+
+    #[test]
+    fn photographs_are_turned_as_their_tag_says() {
+        let image = gradient(20, 30);
+        let jpeg = to_jpeg(&image).unwrap();
+        let plain = any(&jpeg).unwrap();
+        assert_eq!(upright(&jpeg).unwrap(), plain);
+        let tagged = |orientation: u8| {
+            // APP1: "Exif", a little-endian TIFF with one entry, the orientation (0x0112, a short)
+            let tiff = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(), &[orientation, 0, 0, 0], &[0; 4]];
+            let exif = [b"Exif\0\0".as_slice(), &tiff.concat()].concat();
+            let length = (exif.len() as u16 + 2).to_be_bytes();
+            [&jpeg[..2], &[0xFF, 0xE1], &length, &exif, &jpeg[2..]].concat()
+        };
+        for (orientation, expected) in [
+            (1, plain.clone()),
+            (2, imageops::flip_horizontal(&plain)),
+            (3, imageops::rotate180(&plain)),
+            (6, imageops::rotate90(&plain)),
+            (8, imageops::rotate270(&plain)),
+        ] {
+            assert!(upright(&tagged(orientation)).unwrap() == expected, "orientation {orientation}");
+            assert!(any(&tagged(orientation)).unwrap() == plain, "faces stay as they are");
+        }
     }
 
     #[test]

@@ -14,18 +14,25 @@ mod sources;
 mod splits;
 pub mod stored_features;
 
-pub use batches::{Augment, Balanced, Batch, BatchImages, Picks, Resident, batches, picked_batches, shuffled};
+pub use batches::{
+    Augment, Balanced, Batch, BatchImages, Picks, Rectangle, Resident, Zoom, batches, picked_batches, shuffled,
+};
 pub use dataset::Dataset;
 pub use image_tree::ImageTree;
 pub use label_noise::{LabelChange, add_label_noise};
 pub use name_list::NameList;
-pub use packed::{CamerasAndSplits, Packed, Split, Store};
+pub use packed::{CamerasAndSplits, Packed, Split, Store, Subset};
 pub use prepare::{
-    FaceTree, Folder, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source, prepare,
+    FaceTree, Folder, LabelledFiles, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source,
+    prepare,
 };
-pub use sources::{Cifar, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize};
+pub use sources::{
+    Cifar, ClassImages, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize,
+};
 pub use splits::{HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, misfit, stratified_split};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures, PlainFeatures};
+
+use image::RgbImage;
 
 use crate::error::Result;
 
@@ -41,4 +48,20 @@ pub trait Images: Send + Sync {
 
     /// Writes image `index` as RGB bytes [H, W, 3]. Error: a damaged image.
     fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()>;
+
+    /// Writes the part of image `index` that `choose` takes from its height and width, brought to `size`, as RGB bytes
+    /// [H, W, 3]. Error: a damaged image.
+    fn read_part(
+        &self,
+        index: usize,
+        size: (usize, usize),
+        choose: &mut dyn FnMut((usize, usize)) -> Rectangle,
+        pixels: &mut [u8],
+    ) -> Result<()> {
+        let (height, width) = self.size();
+        let mut image = RgbImage::new(width as u32, height as u32);
+        self.read(index, &mut image)?;
+        sources::resize_part(&image, choose((height, width)), size, pixels);
+        Ok(())
+    }
 }

@@ -40,7 +40,7 @@ impl Embedder {
     /// The network of a run on persons. Errors: those of `faces`.
     pub fn persons(run: StoredRun) -> Result<Embedder> {
         match run.config.data.source {
-            Source::Reid { .. } => Embedder::new(run, Normalisation::REID),
+            Source::Reid { .. } => Embedder::new(run, Normalisation::IMAGENET),
             _ => Err(run.unfit(format!("the checkpoint of a network for {:?}, not for Reid", run.kind()))),
         }
     }
@@ -51,6 +51,7 @@ impl Embedder {
             Source::Faces { settings, .. } => (settings.size, Fit::Cropped),
             Source::Reid { settings, .. } => (settings.size, Fit::Stretched),
             Source::Cifar { size, .. } => ([size.unwrap_or(CIFAR_SIDE); 2], Fit::Stretched),
+            Source::Images { settings, .. } => ([settings.size; 2], Fit::Cropped),
             Source::Glyphs { settings, .. } => ([settings.image_size; 2], Fit::Stretched),
         };
         let data = run.config.typed().data.path.clone().unwrap_or_default();

@@ -4,13 +4,34 @@ use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Share of rows of `logits` [N, C] whose largest number is that of `labels` [N] i64; NaN if a logit is not finite.
-pub fn top1(logits: &Tensor, labels: &Tensor) -> Result<f64> {
+/// Of each row of `logits` [N, C], in the order of `labels` [N] i64, the number of classes with a larger logit than the
+/// label's; `None` if a logit is not finite. Of equal logits the first class is ahead, as for arg max.
+pub fn ranks(logits: &Tensor, labels: &Tensor) -> Result<Option<Vec<i64>>> {
     if i64::try_from(logits.isfinite().all())? == 0 {
-        return Ok(f64::NAN);
+        return Ok(None);
     }
-    let correct = logits.argmax(1, false).eq_tensor(labels).sum(Kind::Int64);
-    Ok(i64::try_from(correct)? as f64 / logits.size()[0] as f64)
+    let labels = labels.unsqueeze(1);
+    let own = logits.gather(1, &labels, false);
+    let classes = Tensor::arange(logits.size()[1], (Kind::Int64, logits.device()));
+    let ahead = logits.gt_tensor(&own).logical_or(&logits.eq_tensor(&own).logical_and(&classes.lt_tensor(&labels)));
+    Ok(Some(Vec::try_from(ahead.sum_dim_intlist(1, false, Kind::Int64).to_device(tch::Device::Cpu))?))
+}
+
+/// Share of `ranks` below k.
+pub fn top(k: i64, ranks: &[i64]) -> f64 {
+    ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len() as f64
+}
+
+/// The mean over the classes that have images of the share of these with rank 0: accuracy as if classes were equally frequent.
+pub fn recall(ranks: &[i64], labels: &[u32], classes: usize) -> f64 {
+    let (mut right, mut all) = (vec![0u64; classes], vec![0u64; classes]);
+    for (&rank, &label) in ranks.iter().zip(labels) {
+        all[label as usize] += 1;
+        right[label as usize] += u64::from(rank == 0);
+    }
+    let shares: Vec<f64> =
+        right.iter().zip(&all).filter(|(_, all)| **all > 0).map(|(&right, &all)| right as f64 / all as f64).collect();
+    shares.iter().sum::<f64>() / shares.len() as f64
 }
 
 #[cfg(test)]
@@ -18,10 +39,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn top1_counts_rows_and_a_broken_network_has_none() {
-        let logits = Tensor::from_slice(&[0.1f32, 0.9, 3.0, -1.0, 0.5, 0.4]).view([3, 2]);
-        let labels = Tensor::from_slice(&[1i64, 0, 1]);
-        assert_eq!(top1(&logits, &labels).unwrap(), 2.0 / 3.0);
-        assert!(top1(&(&logits / 0.0), &labels).unwrap().is_nan());
+    fn ranks_count_the_classes_ahead_and_a_broken_network_has_none() {
+        let logits = Tensor::from_slice(&[0.1f32, 0.9, 0.5, 3.0, -1.0, 0.0, 0.5, 0.5, 0.5]).view([3, 3]);
+        let labels = Tensor::from_slice(&[0i64, 0, 1]);
+        let found = ranks(&logits, &labels).unwrap().unwrap();
+        assert_eq!(found, [2, 0, 1], "of equal ones the first is ahead");
+        assert_eq!((top(1, &found), top(2, &found), top(3, &found)), (1.0 / 3.0, 2.0 / 3.0, 1.0));
+        let most_likely = Vec::<i64>::try_from(logits.argmax(1, false)).unwrap();
+        assert_eq!(most_likely, [1, 0, 0], "as arg max");
+        assert!(ranks(&(&logits / 0.0), &labels).unwrap().is_none());
+    }
+
+    #[test]
+    fn recall_gives_each_class_the_same_weight() {
+        // class 0: 3 of 4, class 1: none of 1, class 2 has no image
+        assert_eq!(recall(&[0, 0, 0, 2, 1], &[0, 0, 0, 0, 1], 3), (0.75 + 0.0) / 2.0);
     }
 }

@@ -1,4 +1,5 @@
-//! Image classification: CIFAR and glyphs. Reward: top-1 accuracy on the validation split, or the likelihood of its labels.
+//! Image classification: CIFAR, glyphs and one's own images. Reward: top-1 accuracy on the validation split, or another
+//! measure of it (`search.reward`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,24 +7,39 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::{self, Config, Reward, Source};
-use crate::data::{Cifar, Dataset, GlyphImages, Images, Scaled, add_label_noise, stratified_split};
+use crate::config::{self, Config, Crop, Reward, Source};
+use crate::data::{
+    Cifar, ClassImages, Dataset, GlyphImages, Images, Scaled, Subset, Zoom, add_label_noise, stratified_split,
+};
 use crate::error::{Error, Result};
-use crate::eval::classification::top1;
+use crate::eval::classification::{ranks, recall, top};
 use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::model;
 use crate::train::{Normalisation, Trainer};
 
+/// The seed of a test set that is split off: the same for all runs, so that their figures can be compared.
+const TEST_SEED: u64 = 0;
+
 /// Images of `count` classes.
 pub struct Classes {
-    pub training: Arc<dyn Images>,
-    pub test: Arc<dyn Images>,
-    pub count: usize,
+    training: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    count: usize,
+    /// `None`: that of the images to train on.
+    normalisation: Option<Normalisation>,
+    zoom: Option<Zoom>,
 }
 
 impl Classes {
+    /// Holds `fraction` of the images of each class out for the reward.
+    fn split(training: Arc<dyn Images>, test: Arc<dyn Images>, count: usize, fraction: f64, seed: u64) -> Classes {
+        let (training, validation) = stratified_split(&Dataset::whole(training), count, fraction, seed);
+        Classes { training, validation, test: Dataset::whole(test), count, normalisation: None, zoom: None }
+    }
+
     /// CIFAR-10 or CIFAR-100, scaled to `size` x `size` pixels if there is one. Errors: files that can't be used.
-    pub fn cifar(path: &Path, classes: usize, size: Option<usize>) -> Result<Classes> {
+    pub fn cifar(path: &Path, classes: usize, size: Option<usize>, fraction: f64, seed: u64) -> Result<Classes> {
         let (training, test) = Cifar::open(path, classes)?;
         let sized = |images: Cifar| -> Result<Arc<dyn Images>> {
             Ok(match size {
@@ -31,80 +47,98 @@ impl Classes {
                 None => Arc::new(images),
             })
         };
-        Ok(Classes { training: sized(training)?, test: sized(test)?, count: classes })
+        Ok(Classes::split(sized(training)?, sized(test)?, classes, fraction, seed))
     }
 
-    pub fn glyphs(settings: &config::Glyphs, seed: u64) -> Classes {
+    pub fn glyphs(settings: &config::Glyphs, fraction: f64, seed: u64) -> Classes {
         let (training, test) = GlyphImages::open(settings, seed);
-        Classes { training: Arc::new(training), test: Arc::new(test), count: settings.classes }
+        Classes::split(Arc::new(training), Arc::new(test), settings.classes, fraction, seed)
+    }
+
+    /// A packed file's images: its own validation and test sets, or parts of the images to train on. Errors: the file's.
+    pub fn images(path: &Path, settings: &config::ClassImages, fraction: f64, seed: u64) -> Result<Classes> {
+        let images = ClassImages::open(path, (settings.size, settings.size), settings.shorter_side)?;
+        let count = images.packed.identities().len();
+        let of = |subset| images.of(subset);
+        let subsets = [of(Subset::Train), of(Subset::Validation), of(Subset::Test)];
+        let images: Arc<dyn Images> = Arc::new(images);
+        let [training, validation, test] = subsets.map(|indices| Dataset::part(images.clone(), indices));
+        let or_split = |part: Dataset, training, fraction, seed| match part.is_empty() {
+            true => stratified_split(&training, count, fraction, seed),
+            false => (training, part),
+        };
+        let (training, test) = or_split(test, training, settings.test_fraction, TEST_SEED);
+        let (training, validation) = or_split(validation, training, fraction, seed);
+        let zoom = match settings.crop {
+            Crop::Zoomed => Some(Zoom { scale: settings.scale, ratio: settings.ratio }),
+            Crop::Padded => None,
+        };
+        Ok(Classes { training, validation, test, count, normalisation: Some(Normalisation::IMAGENET), zoom })
     }
 }
 
-/// How a run's network wants its images. Classification's depends on the images that were trained on: they are opened.
+/// How a run's network wants its images. That of CIFAR and glyphs depends on the images that were trained on: they are opened.
 pub fn normalisation(config: &Config) -> Result<Normalisation> {
-    let (images, fraction) = match &config.data.source {
+    let seed = config.run.seed;
+    let classes = match &config.data.source {
         Source::Cifar { path, classes, size, validation_fraction } => {
-            (Classes::cifar(path, *classes, *size)?, *validation_fraction)
+            Classes::cifar(path, *classes, *size, *validation_fraction, seed)?
         }
-        Source::Glyphs { settings, validation_fraction } => {
-            (Classes::glyphs(settings, config.run.seed), *validation_fraction)
-        }
+        Source::Glyphs { settings, validation_fraction } => Classes::glyphs(settings, *validation_fraction, seed),
+        Source::Images { .. } | Source::Reid { .. } => return Ok(Normalisation::IMAGENET),
         Source::Faces { .. } => return Ok(Normalisation::FACES),
-        Source::Reid { .. } => return Ok(Normalisation::REID),
     };
-    Normalisation::of(&stratified_split(&images.training, images.count, fraction, config.run.seed).0)
+    Normalisation::of(&classes.training)
 }
 
-/// Holds `validation_fraction` of the training images out and builds the network on `devices`. Errors: data that can't
-/// be used.
-pub fn classification(
-    config: &Config,
-    Classes { training: images, test, count: classes }: Classes,
-    validation_fraction: f64,
-    devices: &[Device],
-) -> Result<Supervised> {
-    let seed = config.run.seed;
-    let (mut training, validation) = stratified_split(&images, classes, validation_fraction, seed);
-    if training.is_empty() || validation.is_empty() || test.count() == 0 {
+/// Builds the network on `devices`. Errors: data that can't be used.
+pub fn classification(config: &Config, classes: Classes, devices: &[Device]) -> Result<Supervised> {
+    let Classes { mut training, validation, test, count, normalisation, zoom } = classes;
+    if training.is_empty() || validation.is_empty() || test.is_empty() {
         return Err(Error::failed(format!(
             "{} training, {} validation and {} test images: none may be 0",
             training.len(),
             validation.len(),
-            test.count()
+            test.len()
         )));
     }
-    let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
-    let (model, layout) = model::build(&config.model, training.images.size(), classes);
-    let normalisation = Normalisation::of(&training)?;
+    let label_changes = add_label_noise(&mut training, count, config.data.label_noise, config.run.seed);
+    let (model, layout) = model::build(&config.model, training.images.size(), count);
+    let normalisation = normalisation.map_or_else(|| Normalisation::of(&training), Ok)?;
     let trainer = Trainer::new(config, model.into(), &layout, normalisation, devices);
     Ok(Supervised {
-        training: Training::new(config, training, trainer, normalisation),
+        training: Training::new(config, training, trainer, normalisation).zoomed(zoom),
         label_changes,
-        goal: Box::new(Accuracy { validation: Arc::new(validation), test: Arc::new(Dataset::whole(test)) }),
+        goal: Box::new(Recognise { validation: Arc::new(validation), test: Arc::new(test), classes: count }),
     })
 }
 
-struct Accuracy {
+struct Recognise {
     validation: Arc<Dataset>,
     test: Arc<Dataset>,
+    classes: usize,
 }
 
-impl Goal for Accuracy {
+impl Goal for Recognise {
     fn describe(&self) -> String {
-        format!("{} validation, {} test", self.validation.len(), self.test.len())
+        format!("{} classes; {} validation, {} test", self.classes, self.validation.len(), self.test.len())
     }
 
     fn reward(&self, training: &mut Training) -> Result<f64> {
         let logits = training.logits(&self.validation)?;
         let labels = labels(&self.validation, &logits);
-        match training.config.search.reward() {
-            Reward::Metric => top1(&logits, &labels),
-            Reward::Likelihood => {
-                let right =
-                    labels.unsqueeze(1).eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, labels.device())));
-                calibrated_log_likelihood(&logits, &right, &right.ones_like())
-            }
+        let reward = training.config.search.reward();
+        if reward == Reward::Likelihood {
+            let right =
+                labels.unsqueeze(1).eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, labels.device())));
+            return calibrated_log_likelihood(&logits, &right, &right.ones_like());
         }
+        let Some(ranks) = ranks(&logits, &labels)? else { return Ok(f64::NAN) };
+        Ok(match reward {
+            Reward::Recall => recall(&ranks, &self.validation.labels, self.classes),
+            Reward::Top5 => top(5, &ranks),
+            Reward::Metric | Reward::Likelihood => top(1, &ranks),
+        })
     }
 
     fn held_out(&self) -> Option<&Arc<Dataset>> {
@@ -113,8 +147,15 @@ impl Goal for Accuracy {
 
     fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
         let logits = training.logits(&self.test)?;
-        let accuracy = top1(&logits, &labels(&self.test, &logits))?;
-        Ok(vec![("top1".into(), accuracy), ("top1_error".into(), 1.0 - accuracy)])
+        let ranks = ranks(&logits, &labels(&self.test, &logits))?;
+        let of = |measure: &dyn Fn(&[i64]) -> f64| ranks.as_deref().map_or(f64::NAN, measure);
+        let accuracy = of(&|ranks| top(1, ranks));
+        let mut found = vec![("top1", accuracy), ("top1_error", 1.0 - accuracy)];
+        if self.classes > 5 {
+            found.push(("top5", of(&|ranks| top(5, ranks))));
+        }
+        found.push(("recall", of(&|ranks| recall(ranks, &self.test.labels, self.classes))));
+        Ok(found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }
 

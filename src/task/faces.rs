@@ -85,6 +85,10 @@ fn seen_in_training(training: &Packed, test: &Packed) -> Option<String> {
 /// Packed faces. Error: packed persons.
 fn open(path: &Path, settings: &Faces, misfit: &mut Misfit) -> Result<Packed> {
     let packed = Packed::open(path)?;
+    if packed.subsets().is_some() {
+        let why = "written by amlfs prepare images; for these take the preset images or images-small";
+        return Err(Error::file(path, why));
+    }
     if packed.cameras_and_splits().is_some() {
         let why = "written by amlfs prepare reid; for these take a preset for persons, such as market1501-spherereid";
         return Err(Error::file(path, why));

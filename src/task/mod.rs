@@ -23,11 +23,15 @@ use crate::train::{Observer, Trained};
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
     Ok(Box::new(match &config.data.source {
         Source::Cifar { path, classes, size, validation_fraction } => {
-            classification(config, Classes::cifar(path, *classes, *size)?, *validation_fraction, devices)?
+            let classes = Classes::cifar(path, *classes, *size, *validation_fraction, config.run.seed)?;
+            classification(config, classes, devices)?
         }
         Source::Glyphs { settings, validation_fraction } => {
-            let images = Classes::glyphs(settings, config.run.seed);
-            classification(config, images, *validation_fraction, devices)?
+            classification(config, Classes::glyphs(settings, *validation_fraction, config.run.seed), devices)?
+        }
+        Source::Images { path, settings, validation_fraction } => {
+            let classes = Classes::images(path, settings, *validation_fraction, config.run.seed)?;
+            classification(config, classes, devices)?
         }
         Source::Faces { path, settings } => faces(config, path, settings, devices)?,
         Source::Reid { path, settings } => reid(config, path, settings, devices)?,

@@ -33,7 +33,7 @@ pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -
 
     let crop = settings.crop.into();
     let (model, layout) = model::build(&config.model, crop, classes);
-    let trainer = Trainer::new(config, model.into(), &layout, Normalisation::REID, devices);
+    let trainer = Trainer::new(config, model.into(), &layout, Normalisation::IMAGENET, devices);
     let balanced = Balanced {
         identities: config.train.batch_size / settings.images_per_identity,
         images: settings.images_per_identity,
@@ -47,7 +47,8 @@ pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -
         query: Part::new(&images, &persons, persons.query.clone()),
         gallery: Part::new(&images, &persons, persons.gallery.clone()),
     };
-    let training = Training::new(config, training, trainer, Normalisation::REID).cropped(crop).balanced(balanced)?;
+    let training =
+        Training::new(config, training, trainer, Normalisation::IMAGENET).cropped(crop).balanced(balanced)?;
     Ok(Supervised { training, label_changes, goal: Box::new(goal) })
 }
 

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{Epoch, Task};
 use crate::config::{Config, ResidentData, RewardWeights};
-use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, Resident, batches, picked_batches, shuffled};
+use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, Resident, Zoom, batches, picked_batches, shuffled};
 use crate::device;
 use crate::error::Result;
 use crate::loss::{Function, Pull};
@@ -117,6 +117,7 @@ pub struct Training {
     trainer: Trainer,
     /// Height and width of training images.
     crop: (usize, usize),
+    zoom: Option<Zoom>,
     /// What random erasing leaves: the mean colour.
     fill: [u8; 3],
     /// Batches of P identities, and how many an epoch has; `None`: shuffled examples.
@@ -131,6 +132,7 @@ impl Training {
         Training {
             config: config.clone(),
             crop: dataset.images.size(),
+            zoom: None,
             dataset: Arc::new(dataset),
             trainer,
             fill: normalisation.mean.map(|mean| mean.round() as u8),
@@ -141,6 +143,11 @@ impl Training {
 
     pub fn cropped(self, crop: (usize, usize)) -> Training {
         Training { crop, ..self }
+    }
+
+    /// Trains on parts of the images of random area and shape instead of crops; `None` changes nothing.
+    pub fn zoomed(self, zoom: Option<Zoom>) -> Training {
+        Training { zoom, ..self }
     }
 
     /// Errors: too few identities.
@@ -158,6 +165,8 @@ impl Training {
         // a quarter, for the network and what a step needs want the rest
         let fits = |device| device::free_memory(device).is_some_and(|free| bytes <= free / 4);
         let resident = match self.config.run.resident.unwrap_or(ResidentData::Auto) {
+            // a part is cut from the image in its own size
+            _ if self.zoom.is_some() => false,
             ResidentData::Off => false,
             ResidentData::On => true,
             ResidentData::Auto => self.trainer.devices().into_iter().all(fits),
@@ -179,9 +188,11 @@ impl Training {
             None => shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream),
             Some((balanced, _)) => balanced.order(&self.dataset.labels, self.steps(), run.seed, number, epoch.stream),
         };
-        let cropped = data.crop_padding > 0 || self.crop != self.dataset.images.size();
+        let size = self.dataset.images.size();
+        let cropped = self.zoom.is_some() || data.crop_padding > 0 || self.crop != size;
         let augment = (cropped || data.mirror || data.erasing > 0.0).then_some(Augment {
             padding: data.crop_padding,
+            zoom: self.zoom,
             crop: self.crop,
             mirror: data.mirror,
             erasing: data.erasing,

@@ -15,7 +15,7 @@ impl Normalisation {
     pub const FACES: Normalisation = Normalisation { mean: [127.5; 3], deviation: [128.0; 3] };
 
     /// ImageNet's, as torchvision's weights want it.
-    pub const REID: Normalisation =
+    pub const IMAGENET: Normalisation =
         Normalisation { mean: [123.675, 116.28, 103.53], deviation: [58.395, 57.12, 57.375] };
 
     /// Channel means and deviations over the training images (at most the first 50,000 of them).

@@ -2,6 +2,7 @@
 
 mod faces;
 mod glyphs;
+mod images;
 mod reid;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::terminal;
 pub fn run(command: &PrepareCommand) -> Result<()> {
     match command {
         PrepareCommand::Faces(arguments) => faces::run(arguments),
+        PrepareCommand::Images(arguments) => images::run(arguments),
         PrepareCommand::Reid(arguments) => reid::run(arguments),
         PrepareCommand::Glyphs(arguments) => glyphs::run(arguments),
     }

@@ -1,10 +1,14 @@
 //! Random crop, mirror and erasing, on bytes (He et al. 2016, section 4.2: 4 pixels of padding, random crop, random
-//! mirror; Zhong et al. 2017: random erasing).
+//! mirror; Szegedy et al. 2015: a part of random area and shape, as torchvision's RandomResizedCrop; Zhong et al. 2017:
+//! random erasing).
 //!
-//! Of floats only + - * / and square roots: exactly rounded, hence the same pixels on every machine.
+//! Of floats only + - * / and square roots, which are exactly rounded, and libm's logarithm, which is the same code
+//! everywhere: the same pixels on every machine.
 
 use rand::RngExt;
 
+use crate::data::Images;
+use crate::error::Result;
 use crate::rng::{Purpose, Rng, rng};
 
 /// A rectangle that is erased covers this share of the image ...
@@ -13,13 +17,17 @@ const ERASED_AREA: (f64, f64) = (0.02, 0.4);
 const ERASED_ASPECT: (f64, f64) = (0.3, 1.0 / 0.3);
 /// Rectangles that are tried until one fits into the image.
 const ERASING_ATTEMPTS: usize = 100;
+/// Parts that are tried until one fits into the image.
+const ZOOM_ATTEMPTS: usize = 10;
 
 /// What to draw from, and how far: the same numbers for every rank and thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Augment {
     /// Black pixels on each side before the crop.
     pub padding: usize,
-    /// Height and width of what comes out; at most the padded image's.
+    /// In the place of padding and crop: a part of the image, resized.
+    pub zoom: Option<Zoom>,
+    /// Height and width of what comes out; without `zoom` at most the padded image's.
     pub crop: (usize, usize),
     pub mirror: bool,
     /// Probability that a rectangle is erased.
@@ -30,6 +38,41 @@ pub struct Augment {
     pub epoch: u64,
     /// Samples with the same stream see the same augmentation.
     pub stream: u64,
+}
+
+/// RandomResizedCrop: a part of the image whose area and shape are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Zoom {
+    /// Least and largest share of the image's area.
+    pub scale: [f64; 2],
+    /// Least and largest width / height.
+    pub ratio: [f64; 2],
+}
+
+impl Zoom {
+    /// torchvision's `RandomResizedCrop.get_params`: area uniform, ratio log-uniform, ten attempts, then the largest centre
+    /// part with an allowed ratio.
+    fn part(&self, rng: &mut Rng, (height, width): (usize, usize)) -> Rectangle {
+        let (area, [low, high]) = ((height * width) as f64, self.ratio.map(libm::log));
+        for _ in 0..ZOOM_ATTEMPTS {
+            let target = area * rng.random_range(self.scale[0]..=self.scale[1]);
+            let ratio = libm::exp(rng.random_range(low..=high));
+            let (wide, tall) = ((target * ratio).sqrt().round() as usize, (target / ratio).sqrt().round() as usize);
+            if (1..=width).contains(&wide) && (1..=height).contains(&tall) {
+                let (top, left) = (rng.random_range(0..=height - tall), rng.random_range(0..=width - wide));
+                return Rectangle { top, left, height: tall, width: wide };
+            }
+        }
+        let shape = width as f64 / height as f64;
+        let (tall, wide) = if shape < self.ratio[0] {
+            (((width as f64 / self.ratio[0]).round() as usize).clamp(1, height), width)
+        } else if shape > self.ratio[1] {
+            (height, ((height as f64 * self.ratio[1]).round() as usize).clamp(1, width))
+        } else {
+            (height, width)
+        };
+        Rectangle { top: (height - tall) / 2, left: (width - wide) / 2, height: tall, width: wide }
+    }
 }
 
 /// What is drawn for one image.
@@ -58,16 +101,37 @@ impl Augment {
         let mut offset = |side: usize, crop: usize| rng.random_range(-reach..=reach + side as i32 - crop as i32);
         let from = (offset(size.0, self.crop.0), offset(size.1, self.crop.1));
         let mirror = self.mirror && rng.random();
-        let erased =
-            if self.erasing > 0.0 && rng.random::<f64>() < self.erasing { self.rectangle(&mut rng) } else { None };
-        Draw { from, mirror, erased }
+        Draw { from, mirror, erased: self.erased(&mut rng) }
+    }
+
+    fn erased(&self, rng: &mut Rng) -> Option<Rectangle> {
+        if self.erasing > 0.0 && rng.random::<f64>() < self.erasing { self.rectangle(rng) } else { None }
+    }
+
+    /// Image `index` of a source, augmented, in `out` [crop.0, crop.1, 3]; `plain` has room for one of its images.
+    /// Error: a damaged image.
+    pub fn read(&self, images: &dyn Images, index: usize, plain: &mut [u8], out: &mut [u8]) -> Result<()> {
+        let Some(zoom) = &self.zoom else {
+            images.read(index, plain)?;
+            self.apply(index as u64, images.size(), plain, out);
+            return Ok(());
+        };
+        let mut rng = rng(self.seed, Purpose::Augment, &[self.epoch, self.stream, index as u64]);
+        images.read_part(index, self.crop, &mut |size| zoom.part(&mut rng, size), out)?;
+        let mirror = self.mirror && rng.random();
+        self.finish(mirror, self.erased(&mut rng), out);
+        Ok(())
     }
 
     /// image [H, W, 3] -> a random crop of the padded image, perhaps mirrored, perhaps with a rectangle erased, in
     /// `out` [crop.0, crop.1, 3].
-    pub fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
+    fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
         let Draw { from, mirror, erased } = self.draw(example, size);
         crop(image, size, from, self.crop, out);
+        self.finish(mirror, erased, out);
+    }
+
+    fn finish(&self, mirror: bool, erased: Option<Rectangle>, out: &mut [u8]) {
         let row_length = 3 * self.crop.1;
         if mirror {
             for row in out.chunks_exact_mut(row_length) {
@@ -134,8 +198,17 @@ mod tests {
         out
     }
 
-    const SHIFT: Augment =
-        Augment { padding: 1, crop: SIZE, mirror: true, erasing: 0.0, fill: [0; 3], seed: 1, epoch: 0, stream: 0 };
+    const SHIFT: Augment = Augment {
+        padding: 1,
+        zoom: None,
+        crop: SIZE,
+        mirror: true,
+        erasing: 0.0,
+        fill: [0; 3],
+        seed: 1,
+        epoch: 0,
+        stream: 0,
+    };
 
     #[test]
     fn crops_move_pixels_and_leave_black() {
@@ -164,7 +237,7 @@ mod tests {
         assert_eq!(distinct(SHIFT).len(), 18, "3 x 3 crops, mirrored or not");
         let differ = |other: Augment| (0..20).any(|example| augmented(other, example) != augmented(SHIFT, example));
         assert!(differ(Augment { epoch: 1, ..SHIFT }) && differ(Augment { stream: 1, ..SHIFT }));
-        let none = Augment { padding: 0, mirror: false, ..SHIFT };
+        let none = Augment { padding: 0, zoom: None, mirror: false, ..SHIFT };
         assert_eq!(augmented(none, 3), image());
         assert_eq!(distinct(Augment { crop: (2, 2), ..none }).len(), 6, "2 x 3 places");
         assert_eq!(distinct(Augment { crop: (2, 2), ..SHIFT }).len(), 40, "4 x 5 places, mirrored or not");
@@ -189,8 +262,15 @@ mod tests {
     #[test]
     fn rectangles_of_the_right_area_shape_and_colour_are_erased_as_often_as_wanted() {
         let (height, width) = (64, 32);
-        let augment =
-            Augment { padding: 0, crop: (height, width), mirror: true, erasing: 0.5, fill: [10, 20, 30], ..SHIFT };
+        let augment = Augment {
+            padding: 0,
+            zoom: None,
+            crop: (height, width),
+            mirror: true,
+            erasing: 0.5,
+            fill: [10, 20, 30],
+            ..SHIFT
+        };
         let rectangles: Vec<_> = (0..2000).filter_map(|example| erased(augment, example)).collect();
         assert!((900..1100).contains(&rectangles.len()), "{}: 4.5 standard deviations", rectangles.len());
         let all = (height * width) as f64;

@@ -103,10 +103,7 @@ fn pixels(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Res
     for (&position, out) in positions.iter().zip(bytes.chunks_exact_mut(3 * height * width)) {
         let index = dataset.indices[position as usize];
         match augment {
-            Some(augment) => {
-                dataset.images.read(index as usize, &mut plain)?;
-                augment.apply(index as u64, size, &plain, out);
-            }
+            Some(augment) => augment.read(&*dataset.images, index as usize, &mut plain, out)?,
             None => dataset.images.read(index as usize, out)?,
         }
     }
@@ -146,8 +143,17 @@ mod tests {
         assert_eq!(seen, (0..50).collect::<Vec<u8>>());
     }
 
-    const AUGMENT: Augment =
-        Augment { padding: 1, crop: (4, 4), mirror: true, erasing: 0.5, fill: [7; 3], seed: 1, epoch: 2, stream: 0 };
+    const AUGMENT: Augment = Augment {
+        padding: 1,
+        zoom: None,
+        crop: (4, 4),
+        mirror: true,
+        erasing: 0.5,
+        fill: [7; 3],
+        seed: 1,
+        epoch: 2,
+        stream: 0,
+    };
 
     #[test]
     fn batches_are_the_same_for_any_number_of_threads() {
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn batches_have_the_crops_size_with_augmentation() {
-        let augment = Augment { padding: 0, crop: (3, 2), erasing: 0.0, ..AUGMENT };
+        let augment = Augment { padding: 0, zoom: None, crop: (3, 2), erasing: 0.0, ..AUGMENT };
         let batches = all(1, Some(augment));
         assert_eq!(batches[0].0.len(), 8 * 3 * 2 * 3);
         for (bytes, labels) in &batches {

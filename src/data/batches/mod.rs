@@ -5,8 +5,8 @@ mod loader;
 mod resident;
 mod sampler;
 
-pub use augment::Augment;
-use augment::{Draw, Rectangle};
+use augment::Draw;
+pub use augment::{Augment, Rectangle, Zoom};
 pub use loader::{Batch, BatchImages, batches, picked_batches};
 pub use resident::{Picks, Resident};
 pub use sampler::{Balanced, shuffled};

@@ -134,6 +134,7 @@ mod tests {
     fn a_resident_data_set_gives_the_loaders_pixels_to_the_last_bit() {
         let plain = Augment {
             padding: 0,
+            zoom: None,
             crop: Numbered::SIZE,
             mirror: false,
             erasing: 0.0,
@@ -146,9 +147,9 @@ mod tests {
             None,
             Some(plain),
             Some(Augment { mirror: true, ..plain }),
-            Some(Augment { padding: 2, mirror: true, ..plain }),
+            Some(Augment { padding: 2, zoom: None, mirror: true, ..plain }),
             Some(Augment { crop: (5, 4), mirror: true, erasing: 0.5, ..plain }),
-            Some(Augment { padding: 9, crop: (12, 11), mirror: true, erasing: 1.0, ..plain }),
+            Some(Augment { padding: 9, zoom: None, crop: (12, 11), mirror: true, erasing: 1.0, ..plain }),
         ];
         let mut seen = std::collections::HashSet::new();
         for augment in cases {

@@ -25,7 +25,7 @@ pub use write::{Content, write};
 
 const FILETYPE: &str = "amlfs images";
 /// Major and minor number of the format, not of the program.
-const VERSION: [i32; 2] = [1, 1];
+const VERSION: [i32; 2] = [1, 2];
 
 /// How images are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,7 +34,7 @@ pub enum Store {
     Raw,
     /// JPEG files of the data set's size.
     Jpeg,
-    /// Image files as they were in the source, each of its own size: only people are packed so.
+    /// Image files, each of its own size.
     #[value(skip)]
     Files,
 }
@@ -61,6 +61,14 @@ pub enum Split {
     Gallery = 2,
 }
 
+/// Which part of a classification data set an image belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subset {
+    Train = 0,
+    Validation = 1,
+    Test = 2,
+}
+
 /// Camera and split of each image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CamerasAndSplits {
@@ -82,6 +90,7 @@ pub struct Packed {
     labels: Vec<u32>,
     identities: Vec<String>,
     cameras_and_splits: Option<CamerasAndSplits>,
+    subsets: Option<Vec<Subset>>,
 }
 
 impl Packed {
@@ -94,7 +103,7 @@ impl Packed {
         Packed::open_file(path).map_err(|Cause(text)| Error::file(path, text))
     }
 
-    /// `kind` is what packs it: faces or reid.
+    /// `kind` is what packs it: faces, reid or images.
     pub(super) fn refuse_directory(path: &Path, kind: &str) -> Result<()> {
         if !path.is_dir() {
             return Ok(());
@@ -138,6 +147,7 @@ impl Packed {
             labels: column(&hdf5, "label")?,
             identities: texts(&hdf5, "identity")?,
             cameras_and_splits: cameras_and_splits(&hdf5)?,
+            subsets: subsets(&hdf5)?,
         };
         packed.check_columns(self::dataset(&hdf5, "name")?.size())?;
         Ok(packed)
@@ -161,6 +171,9 @@ impl Packed {
         {
             let (cameras, splits) = (cameras.len(), splits.len());
             return Err(format!("damaged: {count} labels, but {cameras} cameras and {splits} splits").into());
+        }
+        if let Some(subsets) = self.subsets.as_ref().filter(|subsets| subsets.len() != count) {
+            return Err(format!("damaged: {count} labels, but {} subsets", subsets.len()).into());
         }
         let covered = self.offsets[0] == 0 && self.offsets[count] == self.bytes.len() as u64;
         if !covered || !self.offsets.is_sorted() {
@@ -196,6 +209,11 @@ impl Packed {
     /// Cameras and splits, of people only.
     pub fn cameras_and_splits(&self) -> Option<&CamerasAndSplits> {
         self.cameras_and_splits.as_ref()
+    }
+
+    /// Subset of each image, of classification data only.
+    pub fn subsets(&self) -> Option<&[Subset]> {
+        self.subsets.as_deref()
     }
 
     /// Name of image `index`: its path below the source's root, or its record's key. Opens the file anew; all names at
@@ -275,7 +293,20 @@ fn cameras_and_splits(file: &hdf5::File) -> Outcome<Option<CamerasAndSplits>> {
     Ok(Some(CamerasAndSplits { cameras: column(file, "camera")?, splits }))
 }
 
-/// Images of a size of their own can't be read so: `Resized` gives them one.
+fn subsets(file: &hdf5::File) -> Outcome<Option<Vec<Subset>>> {
+    if !file.link_exists("subset") {
+        return Ok(None);
+    }
+    let subset = |number: &u8| match number {
+        0 => Ok(Subset::Train),
+        1 => Ok(Subset::Validation),
+        2 => Ok(Subset::Test),
+        _ => Err(format!("damaged: it has an image of subset {number}; there are 0, 1 and 2")),
+    };
+    Ok(Some(column::<u8>(file, "subset")?.iter().map(subset).collect::<std::result::Result<_, _>>()?))
+}
+
+/// Images of a size of their own can't be read so: `Resized` and `ClassImages` give them one.
 impl Images for Packed {
     fn count(&self) -> usize {
         self.labels.len()
@@ -297,7 +328,7 @@ impl Images for Packed {
                 decode::jpeg_into(stored, self.size, pixels).map_err(|why| self.image_error(index, &why))?;
             }
             Store::Files => {
-                return Err(Error::file(&self.path, "its images have sizes of their own: it holds people, not faces"));
+                return Err(Error::file(&self.path, "its images have sizes of their own: they are no faces"));
             }
         }
         Ok(())

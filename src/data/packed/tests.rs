@@ -38,6 +38,7 @@ fn content(store: Store) -> (Content, Vec<u8>) {
             cameras: vec![1, 1, 6],
             splits: vec![Split::Train, Split::Query, Split::Gallery],
         }),
+        subsets: (store == Store::Jpeg).then(|| vec![Subset::Train, Subset::Test, Subset::Validation]),
     };
     (content, images.concat())
 }
@@ -105,7 +106,7 @@ fn files_are_kept_with_camera_and_split_and_have_no_common_size() {
     assert_eq!(stored, bytes);
     assert_eq!(packed.image(1).unwrap().dimensions(), (SIZE.1 as u32, SIZE.0 as u32));
     let error = packed.read(1, &mut []).unwrap_err().to_string();
-    assert_eq!(error, format!("{}: its images have sizes of their own: it holds people, not faces", path.display()));
+    assert_eq!(error, format!("{}: its images have sizes of their own: they are no faces", path.display()));
 }
 
 #[test]
@@ -114,6 +115,7 @@ fn images_of_any_store_are_decoded_in_their_size() {
         let dir = tempfile::tempdir().unwrap();
         let packed = Packed::open(&packed(&dir, store)).unwrap();
         assert_eq!(packed.cameras_and_splits(), None);
+        assert_eq!(packed.subsets(), content(store).0.subsets.as_deref());
         let mut pixels = vec![0; SIZE.0 * SIZE.1 * 3];
         packed.read(2, &mut pixels).unwrap();
         assert_eq!(packed.image(2).unwrap().into_raw(), pixels);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{CamerasAndSplits, FILETYPE, Images, Packed, Store, VERSION};
+use super::{CamerasAndSplits, FILETYPE, Images, Packed, Store, Subset, VERSION};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
@@ -32,6 +32,8 @@ pub struct Content {
     pub identities: Vec<String>,
     /// Only for people: faces have neither.
     pub cameras_and_splits: Option<CamerasAndSplits>,
+    /// Only for classification data.
+    pub subsets: Option<Vec<Subset>>,
 }
 
 /// Writes a packed file with the images of `bytes`, which are its `pieces`, one after the other, so that `path` is at any time
@@ -96,6 +98,11 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
         write_column(&file, "split", &splits, "1", "0: image to train on, 1: query, 2: gallery")?;
     }
 
+    if let Some(subsets) = &content.subsets {
+        let subsets: Vec<u8> = subsets.iter().map(|&subset| subset as u8).collect();
+        write_column(&file, "subset", &subsets, "1", "0: image to train on, 1: validation, 2: test")?;
+    }
+
     let total = offsets[offsets.len() - 1];
     let long_name = "the images, one after the other, as the attribute store says";
     let offset = hdf5_file::reserve::<u8>(&file, "bytes", &[total as usize], "1", long_name)?;
@@ -114,6 +121,7 @@ fn verify(path: &Path, content: &Content) -> Result<()> {
         && packed.labels == content.labels
         && packed.identities == content.identities
         && packed.cameras_and_splits == content.cameras_and_splits
+        && packed.subsets == content.subsets
         && packed.names()? == content.names;
     if !same {
         return Err(Error::failed("it gave something else"));

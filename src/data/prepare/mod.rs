@@ -4,6 +4,7 @@ pub mod exclude;
 mod face_tree;
 mod folder;
 mod journal;
+mod labelled_files;
 mod market;
 mod market_tree;
 pub mod recordio;
@@ -22,13 +23,14 @@ use std::thread;
 use crate::atomic_file::with_suffix;
 use crate::data::packed::{self, Content, Packed, Store};
 use crate::data::skipped::{self, write_skipped};
-use crate::data::{Images, decode};
+use crate::data::{Images, decode, sources};
 use crate::error::{Error, Result};
 use crate::run_lock::RunLock;
 use journal::{Done, Entry, Journal};
 
 pub use face_tree::FaceTree;
 pub use folder::Folder;
+pub use labelled_files::LabelledFiles;
 pub use market::Market;
 pub use market_tree::MarketTree;
 pub use records::Records;
@@ -42,6 +44,10 @@ pub struct Options {
     /// Height and width in pixels; (0, 0) with `Store::Files`.
     pub size: (usize, usize),
     pub store: Store,
+    /// Whether images are turned as their EXIF tag says.
+    pub upright: bool,
+    /// With `Store::Files`: images whose shorter side is longer than this get it, as JPEG. Others stay as they are.
+    pub shorter_side: Option<u32>,
     /// Names of identities to leave out.
     pub exclude: HashSet<String>,
     /// Part of the images, without the excluded ones, that may be unusable.
@@ -60,6 +66,8 @@ impl Options {
         Options {
             size,
             store,
+            upright: false,
+            shorter_side: None,
             exclude: HashSet::new(),
             max_skipped: 0.01,
             threads: thread::available_parallelism().map_or(1, |threads| threads.get()),
@@ -158,8 +166,9 @@ fn header(source: &dyn Source, options: &Options) -> String {
         hasher.update(name.as_bytes());
         hasher.update(b"\n");
     }
+    let shorter = options.shorter_side.map_or(String::new(), |side| format!(" with shorter sides of {side}"));
     format!(
-        "amlfs prepare 2: {} as {} of {} x {} without {} identities ({:08x})",
+        "amlfs prepare 2: {} as {}{shorter} of {} x {} without {} identities ({:08x})",
         source.origin(),
         options.store.name(),
         options.size.0,
@@ -286,15 +295,18 @@ fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Resul
 }
 
 fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Cow<'a, [u8]>, String> {
-    let image = decode::any(&bytes)?;
+    let image = if options.upright { decode::upright(&bytes)? } else { decode::any(&bytes)? };
     let fits = (image.height() as usize, image.width() as usize) == options.size;
     match options.store {
         // encoding it once more would lose quality
         Store::Jpeg if fits && decode::is_jpeg(&bytes) => Ok(bytes),
         Store::Jpeg => decode::to_jpeg(&decode::fit(image, options.size)).map(Cow::Owned),
         Store::Raw => Ok(Cow::Owned(decode::fit(image, options.size).into_raw())),
-        // decoded only to find the damaged ones
-        Store::Files => Ok(bytes),
+        // decoded only to find the damaged ones, unless they are too large
+        Store::Files => match options.shorter_side.and_then(|side| sources::shorter_side(&image, side)) {
+            Some(smaller) => decode::to_jpeg(&smaller).map(Cow::Owned),
+            None => Ok(bytes),
+        },
     }
 }
 
@@ -335,6 +347,7 @@ fn summarize(
         names: Vec::new(),
         identities: usable.iter().map(|&identity| source.identity(identity)).collect(),
         cameras_and_splits: None,
+        subsets: None,
     };
     for (index, entry) in entries() {
         match entry {
@@ -347,6 +360,9 @@ fn summarize(
                     let cameras_and_splits = content.cameras_and_splits.get_or_insert_default();
                     cameras_and_splits.cameras.push(camera);
                     cameras_and_splits.splits.push(split);
+                }
+                if let Some(subset) = source.subset(index) {
+                    content.subsets.get_or_insert_default().push(subset);
                 }
             }
             Entry::Excluded { .. } => report.excluded_images += 1,

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::data::listing;
-use crate::data::packed::Split;
+use crate::data::packed::{Split, Subset};
 use crate::error::{Error, Result};
 
 /// Encoded images with identities, addressed by number. Shared by the worker threads.
@@ -42,6 +42,11 @@ pub trait Source: Sync {
 
     /// Camera and split of image `index`; of people only, then of every image.
     fn camera_and_split(&self, _index: usize) -> Option<(u32, Split)> {
+        None
+    }
+
+    /// Subset of image `index`; of classification data only, then of every image.
+    fn subset(&self, _index: usize) -> Option<Subset> {
         None
     }
 

@@ -1,6 +1,7 @@
-//! What images can be read from: CIFAR, generated glyphs, image files, packed persons.
+//! What images can be read from: CIFAR, generated glyphs, image files, packed persons and classes.
 
 mod cifar;
+mod class_images;
 mod encoded;
 mod glyph_images;
 mod glyphs;
@@ -9,9 +10,10 @@ mod resized;
 mod scaled;
 
 pub use cifar::Cifar;
+pub use class_images::ClassImages;
 pub use encoded::{Encoded, EncodedImages, Fit};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
 pub use persons::Persons;
-pub use resized::{Resized, resize};
+pub use resized::{Resized, resize, resize_part, shorter_side};
 pub use scaled::Scaled;

@@ -80,6 +80,7 @@ mod tests {
             names: (0..images.len()).map(|index| index.to_string()).collect(),
             identities,
             cameras_and_splits: with_cameras.then_some(cameras_and_splits),
+            subsets: None,
         };
         let (bytes, path) = (directory.path().join("bytes"), directory.path().join("persons.h5"));
         fs::write(&bytes, vec![7; images.len()]).unwrap();

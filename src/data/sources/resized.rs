@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-use crate::data::{Images, Packed};
+use crate::data::{Images, Packed, Rectangle};
 use crate::error::Result;
 
 /// Images stretched or squeezed to `size`, whatever their shape: torchvision's `Resize((height, width))`.
@@ -36,12 +36,36 @@ impl Images for Resized {
 }
 
 /// The image as RGB bytes [height, width, 3]: bilinear with antialiasing, as PIL does it.
-pub fn resize(image: &RgbImage, (height, width): (usize, usize), pixels: &mut [u8]) {
+pub fn resize(image: &RgbImage, size: (usize, usize), pixels: &mut [u8]) {
+    let whole = Rectangle { top: 0, left: 0, height: image.height() as usize, width: image.width() as usize };
+    resize_part(image, whole, size, pixels);
+}
+
+/// The same of a part, as if it had been cut out before.
+pub fn resize_part(image: &RgbImage, part: Rectangle, (height, width): (usize, usize), pixels: &mut [u8]) {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3);
+    let source = source.expect("as many bytes as pixels");
+    let [left, top, part_width, part_height] = [part.left, part.top, part.width, part.height].map(|side| side as u32);
+    let part = CroppedImage::new(&source, left, top, part_width, part_height).expect("a part of the image");
     let target = Image::from_slice_u8(width as u32, height as u32, pixels, PixelType::U8x3);
-    let (source, mut target) = source.and_then(|source| Ok((source, target?))).expect("as many bytes as pixels");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&source, &mut target, &options).expect("both are RGB");
+    let mut target = target.expect("as many bytes as pixels");
+    Resizer::new().resize(&part, &mut target, &options).expect("both are RGB");
+}
+
+/// The image with a shorter side of `side` pixels, the longer one rounded down as torchvision's `Resize(side)` does it;
+/// `None`: it is not larger.
+pub fn shorter_side(image: &RgbImage, side: u32) -> Option<RgbImage> {
+    let (width, height) = image.dimensions();
+    if width.min(height) <= side {
+        return None;
+    }
+    let scaled = |long: u32, short: u32| (side as u64 * long as u64 / short as u64) as u32;
+    let (to_width, to_height) =
+        if width < height { (side, scaled(height, width)) } else { (scaled(width, height), side) };
+    let mut resized = RgbImage::new(to_width, to_height);
+    resize(image, (to_height as usize, to_width as usize), &mut resized);
+    Some(resized)
 }
 
 #[cfg(test)]
@@ -91,6 +115,23 @@ mod tests {
             let worst = pixels.iter().zip(pillow).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             assert!(pixels.len() == pillow.len() && worst <= 1, "{worst}: {pixels:?}");
         }
+    }
+
+    #[test]
+    fn a_part_is_resized_as_if_it_had_been_cut_out() {
+        let image = pattern(31, 17);
+        let cut = image::imageops::crop_imm(&image, 3, 5, 11, 13).to_image();
+        let mut pixels = vec![0; 3 * 7 * 9];
+        resize_part(&image, Rectangle { top: 5, left: 3, height: 13, width: 11 }, (7, 9), &mut pixels);
+        assert_eq!(pixels, resized(&cut, (7, 9)));
+    }
+
+    #[test]
+    fn the_shorter_side_is_as_torchvisions() {
+        // torchvision.transforms.Resize(8): 31 x 17 becomes int(8 * 31 / 17) = 14 x 8
+        assert_eq!(shorter_side(&pattern(31, 17), 8).unwrap().dimensions(), (8, 14));
+        assert_eq!(shorter_side(&pattern(17, 31), 8).unwrap().dimensions(), (14, 8));
+        assert!(shorter_side(&pattern(31, 17), 17).is_none());
     }
 
     #[test]

@@ -1,18 +1,16 @@
 //! Holding a share of every class out of training: classification's validation split.
 
-use std::sync::Arc;
-
 use rand::seq::SliceRandom;
 
-use crate::data::{Dataset, Images};
+use crate::data::Dataset;
 use crate::rng::{Purpose, rng};
 
 /// (training, validation): `fraction` of each class, rounded, goes to validation; a class with at least two images
 /// has at least one on each side.
-pub fn stratified_split(images: &Arc<dyn Images>, classes: usize, fraction: f64, seed: u64) -> (Dataset, Dataset) {
+pub fn stratified_split(dataset: &Dataset, classes: usize, fraction: f64, seed: u64) -> (Dataset, Dataset) {
     let mut by_class = vec![Vec::new(); classes];
-    for index in 0..images.count() as u32 {
-        by_class[images.label(index as usize) as usize].push(index);
+    for (&index, &label) in dataset.indices.iter().zip(&dataset.labels) {
+        by_class[label as usize].push(index);
     }
     let (mut training, mut validation) = (Vec::new(), Vec::new());
     for (class, mut indices) in by_class.into_iter().enumerate() {
@@ -24,7 +22,8 @@ pub fn stratified_split(images: &Arc<dyn Images>, classes: usize, fraction: f64,
     }
     training.sort_unstable();
     validation.sort_unstable();
-    (Dataset::part(images.clone(), training), Dataset::part(images.clone(), validation))
+    let part = |indices| Dataset::part(dataset.images.clone(), indices);
+    (part(training), part(validation))
 }
 
 #[cfg(test)]
@@ -34,7 +33,7 @@ mod tests {
 
     #[test]
     fn the_split_is_stratified_disjoint_complete_and_seeded() {
-        let images = numbers(1000, 10);
+        let images = Dataset::whole(numbers(1000, 10));
         let (training, validation) = stratified_split(&images, 10, 0.1, 7);
         for class in 0..10 {
             assert_eq!(validation.labels.iter().filter(|&&label| label == class).count(), 10);
@@ -48,9 +47,9 @@ mod tests {
 
     #[test]
     fn small_classes_are_on_both_sides_of_the_split() {
-        let (training, validation) = stratified_split(&numbers(6, 3), 3, 0.01, 1);
+        let (training, validation) = stratified_split(&Dataset::whole(numbers(6, 3)), 3, 0.01, 1);
         assert_eq!((training.len(), validation.len()), (3, 3));
-        let (training, validation) = stratified_split(&numbers(3, 3), 3, 0.5, 1);
+        let (training, validation) = stratified_split(&Dataset::whole(numbers(3, 3)), 3, 0.5, 1);
         assert_eq!((training.len(), validation.len()), (3, 0));
     }
 }
