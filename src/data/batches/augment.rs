@@ -302,6 +302,32 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_images_are_drawn_as_torchvision_draws_them() {
+        let zoom = Zoom { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
+        const DRAWS: u64 = 50_000;
+        let part = |number| zoom.part(&mut rng(1, Purpose::Augment, &[number]), (60, 100));
+        let draws: Vec<Rectangle> = (0..DRAWS).map(part).collect();
+        // (limit, share of draws up to it): tests/reference/resized_crop.py. Four deviations are 0.01
+        type Shares<'a> = (&'a str, fn(&Rectangle) -> usize, &'a [(usize, f64)]);
+        let torchvision: [Shares; 4] = [
+            ("top", |part| part.top, &[(0, 0.1393), (5, 0.5069), (10, 0.7059), (20, 0.909)]),
+            ("left", |part| part.left, &[(0, 0.0192), (10, 0.2141), (20, 0.4116), (40, 0.7639)]),
+            ("height", |part| part.height, &[(20, 0.0032), (30, 0.1419), (40, 0.3646), (50, 0.6506), (59, 0.9624)]),
+            ("width", |part| part.width, &[(25, 0.0549), (35, 0.2461), (45, 0.5), (60, 0.836), (79, 0.9994)]),
+        ];
+        for (name, side, shares) in torchvision {
+            for &(limit, expected) in shares {
+                let found = draws.iter().filter(|part| side(part) <= limit).count() as f64 / DRAWS as f64;
+                assert!((found - expected).abs() < 0.01, "{name} up to {limit}: {found}, torchvision {expected}");
+            }
+        }
+        // where no part of this area fits
+        let half = Zoom { scale: [0.5, 1.0], ..zoom };
+        let centre = half.part(&mut rng(1, Purpose::Augment, &[]), (10, 100));
+        assert_eq!(centre, Rectangle { top: 0, left: 43, height: 10, width: 13 });
+    }
+
+    #[test]
     fn the_draws_never_change() {
         let image: Vec<u8> = (0..20 * 12 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let mut hash = 0xcbf2_9ce4_8422_2325u64; // FNV-1a
