@@ -23,6 +23,16 @@ fn the_first_commands_of_the_page_on_persons_work_on_generated_images() {
     }
 }
 
+#[test]
+fn the_first_commands_of_the_page_on_images_work_on_generated_images() {
+    let said = run("images.md", None);
+    for what in
+        ["to train on: 300 images of 10 classes", "runs/search/final.h5", "recall", "runs/from-weights/final.h5"]
+    {
+        assert!(said.contains(what), "no {what:?} in {said}");
+    }
+}
+
 /// Everything that the program and its Slurm scripts can say, with the parts of a sentence joined.
 fn source() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

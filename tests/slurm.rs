@@ -255,6 +255,19 @@ fn re_identification_starts_from_weights_and_takes_the_users_preset() {
 }
 
 #[test]
+fn own_images_start_from_weights_if_there_are_any() {
+    let after_resume = |init: &str| {
+        let mut job = Job::of("amlfs_images.slurm", &["--seed", "2"]).with("INIT", init);
+        assert_eq!(job.run().code, Some(0));
+        let arguments = job.noted("arguments").unwrap();
+        assert!(arguments.starts_with("--preset\nimages\n"), "{arguments}");
+        arguments.split_once("--resume\n").unwrap().1.to_owned()
+    };
+    assert_eq!(after_resume("resnet50.safetensors"), "--init\nresnet50.safetensors\n--seed\n2\n");
+    assert_eq!(after_resume(""), "--seed\n2\n");
+}
+
+#[test]
 fn a_job_may_train_on_cpus_if_that_is_said() {
     let mut job = Job::new(&[]).with("DEVICE", "cpu").with("SLURM_CPUS_PER_TASK", "1");
     assert_eq!(job.run().code, Some(0));
