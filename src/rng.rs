@@ -31,6 +31,8 @@ pub enum Purpose {
     /// Looks of generated cameras; counters: camera.
     Cameras = 10,
     Chance = 11,
+    /// Which images a long-tailed part keeps; counters: class.
+    LongTail = 12,
 }
 
 /// The generator of (seed, purpose, counters). ChaCha8 keyed with all of them: distinct inputs give independent

@@ -35,5 +35,6 @@ pub struct FitLossArguments {
 }
 
 fn fixed_losses() -> PossibleValuesParser {
-    PossibleValuesParser::new(FIXED_LOSSES.iter().map(|kind| kind.name))
+    let known = FIXED_LOSSES.iter().filter(|kind| kind.by_default().is_in_the_form());
+    PossibleValuesParser::new(known.map(|kind| kind.name))
 }

@@ -26,7 +26,7 @@ fn commands() -> Vec<(Vec<String>, clap::Command)> {
 fn typed(argument: &Arg) -> Vec<String> {
     let choices = argument.get_possible_values();
     let candidates = choices.first().map(|choice| choice.get_name().to_owned());
-    let candidates = candidates.into_iter().chain(["1", "0.5", "64x32"].map(String::from));
+    let candidates = candidates.into_iter().chain(["1", "64", "0.5", "64x32"].map(String::from));
     let parser = argument.get_value_parser();
     let takes_values = argument.get_num_args().is_none_or(|range| range.takes_values());
     let accepted = candidates.into_iter().find(|text| {

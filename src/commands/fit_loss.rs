@@ -19,7 +19,7 @@ pub fn run(arguments: &FitLossArguments) -> Result<()> {
     let spaces = arguments.space.map_or(vec![SpaceKind::Lines, SpaceKind::Derivatives], |space| vec![space]);
     let names = match &arguments.name {
         Some(name) => vec![&name[..]],
-        None => FIXED_LOSSES.iter().map(|kind| kind.name).collect(),
+        None => FIXED_LOSSES.iter().filter(|kind| kind.by_default().is_in_the_form()).map(|kind| kind.name).collect(),
     };
     if let Some(out) = arguments.out.as_ref().filter(|out| !LossFile::is_named(out)) {
         return Err(Error::config(format!("--out {}: must end in .json", out.display())));

@@ -100,8 +100,13 @@ fn check_data(data: &Data) -> Check {
     let fraction = data.validation_fraction;
     ensure(fraction > 0.0 && fraction < 1.0, "data.validation_fraction", "between 0 and 1, both excluded")?;
     from_0_below_1("data.label_noise", data.label_noise)?;
+    let cifar = matches!(data.kind, DataKind::Cifar10 | DataKind::Cifar100);
+    if let Some(imbalance) = data.imbalance {
+        let balanced = cifar || data.kind == DataKind::Glyphs;
+        ensure(balanced, "data.imbalance", "left out: only cifar10, cifar100 and glyphs have it")?;
+        within("data.imbalance", imbalance, 1.0..=1e6)?;
+    }
     if let Some(size) = data.size {
-        let cifar = matches!(data.kind, DataKind::Cifar10 | DataKind::Cifar100);
         ensure(cifar, "data.size", "left out: only cifar10 and cifar100 have it")?;
         within("data.size", size, 8..=256)?;
     }

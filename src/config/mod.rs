@@ -47,6 +47,7 @@ pub struct Config {
 pub struct Data {
     pub source: Source,
     pub label_noise: f64,
+    pub imbalance: Option<f64>,
     pub crop_padding: usize,
     pub mirror: bool,
     pub erasing: f64,
@@ -82,6 +83,7 @@ impl TypedConfig {
             data: Data {
                 source: self.source()?,
                 label_noise: self.data.label_noise,
+                imbalance: self.data.imbalance,
                 crop_padding: self.data.crop_padding,
                 mirror: self.data.mirror,
                 erasing: self.data.erasing,

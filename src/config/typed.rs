@@ -31,6 +31,9 @@ pub struct Data {
     pub size: Option<usize>,
     pub validation_fraction: f64,
     pub label_noise: f64,
+    /// How many times as many images the first class keeps as the last; `None`: all are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imbalance: Option<f64>,
     pub crop_padding: usize,
     pub mirror: bool,
     pub erasing: f64,

@@ -29,7 +29,9 @@ pub use prepare::{
 pub use sources::{
     Cifar, ClassImages, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize,
 };
-pub use splits::{HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, misfit, stratified_split};
+pub use splits::{
+    HeldOut, HeldOutByCamera, Misfit, hold_out_by_camera, hold_out_identities, long_tailed, misfit, stratified_split,
+};
 pub use stored_features::{Embeddings, EmbeddingsWriter, LabelledFeatures, PlainFeatures};
 
 use image::RgbImage;

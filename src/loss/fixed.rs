@@ -28,6 +28,38 @@ pub enum FixedLoss {
     Focal {
         gamma: f64,
     },
+    /// (1 - p^q) / q (Zhang and Sabuncu 2018, equation 6): between cross-entropy (q -> 0) and 1 - p (q = 1).
+    GeneralisedCrossEntropy {
+        q: f64,
+    },
+    /// Cross-entropy with (1 - epsilon) of the label and epsilon / C of each class (Szegedy et al. 2016, section 7).
+    LabelSmoothing {
+        epsilon: f64,
+    },
+    /// Cross-entropy weighted by the inverse of a class's effective number of examples (Cui et al. 2019).
+    ClassBalanced {
+        beta: f64,
+    },
+    /// t(c) = c - m (n_min / n_y)^(1/4) for a class of n_y examples (LDAM, Cao et al. 2019, equation 13, without their
+    /// deferred weights).
+    Ldam {
+        m: f64,
+    },
+    /// Softmax of z_j + log n_j (Ren et al. 2020, equation 3).
+    BalancedSoftmax,
+}
+
+impl FixedLoss {
+    /// Whether it is a function of the target's cosine and probability alone, as the searched loss is.
+    pub fn is_in_the_form(self) -> bool {
+        !matches!(
+            self,
+            FixedLoss::LabelSmoothing { .. }
+                | FixedLoss::ClassBalanced { .. }
+                | FixedLoss::Ldam { .. }
+                | FixedLoss::BalancedSoftmax
+        )
+    }
 }
 
 /// A fixed loss that can be chosen.
@@ -40,6 +72,13 @@ pub struct FixedLossKind {
     pub margin: Option<Margin>,
     /// Takes the margin, 0 if it has none.
     pub new: fn(f64) -> FixedLoss,
+}
+
+impl FixedLossKind {
+    /// With its default margin.
+    pub fn by_default(&self) -> FixedLoss {
+        (self.new)(self.margin.as_ref().map_or(0.0, |margin| margin.default))
+    }
 }
 
 pub struct Margin {
@@ -87,6 +126,44 @@ pub const FIXED_LOSSES: &[FixedLossKind] = &[
         margin: Some(Margin { default: 2.0, allows: |gamma| (0.0..=10.0).contains(&gamma), range: "0 to 10 (gamma)" }),
         new: |gamma| FixedLoss::Focal { gamma },
     },
+    FixedLossKind {
+        name: "gce",
+        head: HeadKind::Plain,
+        margin: Some(Margin { default: 0.7, allows: |q| q > 0.0 && q <= 1.0, range: "above 0 and at most 1 (q)" }),
+        new: |q| FixedLoss::GeneralisedCrossEntropy { q },
+    },
+    FixedLossKind {
+        name: "label-smoothing",
+        head: HeadKind::Plain,
+        margin: Some(Margin {
+            default: 0.1,
+            allows: |epsilon| (0.0..1.0).contains(&epsilon),
+            range: "at least 0 and below 1 (epsilon)",
+        }),
+        new: |epsilon| FixedLoss::LabelSmoothing { epsilon },
+    },
+    FixedLossKind {
+        name: "class-balanced",
+        head: HeadKind::Plain,
+        margin: Some(Margin {
+            default: 0.9999,
+            allows: |beta| (0.0..1.0).contains(&beta),
+            range: "at least 0 and below 1 (beta)",
+        }),
+        new: |beta| FixedLoss::ClassBalanced { beta },
+    },
+    FixedLossKind {
+        name: "ldam",
+        head: HeadKind::Normalised,
+        margin: Some(Margin { default: 0.5, allows: |m| (0.0..2.0).contains(&m), range: "at least 0 and below 2" }),
+        new: |m| FixedLoss::Ldam { m },
+    },
+    FixedLossKind {
+        name: "balanced-softmax",
+        head: HeadKind::Plain,
+        margin: None,
+        new: |_| FixedLoss::BalancedSoftmax,
+    },
 ];
 
 /// cos(m theta)
@@ -102,7 +179,13 @@ const OFFSET: Option<Margin> =
 impl Loss for FixedLoss {
     fn target(&self, cosine: &Tensor, step: u64) -> Line {
         match *self {
-            FixedLoss::Softmax | FixedLoss::Focal { .. } => shifted(cosine, 0.0),
+            FixedLoss::Softmax
+            | FixedLoss::Focal { .. }
+            | FixedLoss::GeneralisedCrossEntropy { .. }
+            | FixedLoss::LabelSmoothing { .. }
+            | FixedLoss::ClassBalanced { .. }
+            | FixedLoss::Ldam { .. }
+            | FixedLoss::BalancedSoftmax => shifted(cosine, 0.0),
             FixedLoss::AmSoftmax { m } => shifted(cosine, -m),
             FixedLoss::Angular { m } => {
                 let lambda = (1000.0 / (1.0 + 0.12 * (step + 1) as f64)).max(5.0);
@@ -131,8 +214,13 @@ impl Loss for FixedLoss {
                 let change = p * nll * q.clamp_min(1e-30).pow_tensor_scalar(gamma - 1.0) * gamma;
                 (&modulation * nll, modulation + change)
             }
+            FixedLoss::GeneralisedCrossEntropy { q } => (-(nll * -q).expm1() / q, (nll * -q).exp()),
             _ => (nll.shallow_clone(), nll.ones_like()),
         }
+    }
+
+    fn smoothing(&self) -> f64 {
+        if let FixedLoss::LabelSmoothing { epsilon } = *self { epsilon } else { 0.0 }
     }
 }
 
@@ -215,6 +303,10 @@ mod tests {
             ("cosface", [0.0, 1.99], [-0.1, 2.0]),
             ("arcface", [0.0, 1.57], [-0.1, PI / 2.0]),
             ("focal", [0.0, 10.0], [-0.1, 10.1]),
+            ("gce", [0.01, 1.0], [0.0, 1.1]),
+            ("label-smoothing", [0.0, 0.99], [-0.1, 1.0]),
+            ("class-balanced", [0.0, 0.9999], [-0.1, 1.0]),
+            ("ldam", [0.0, 1.99], [-0.1, 2.0]),
         ] {
             let kind = FIXED_LOSSES.iter().find(|kind| kind.name == name).unwrap();
             let Margin { allows, range, .. } = kind.margin.as_ref().unwrap();
@@ -246,6 +338,17 @@ mod tests {
                 let (value, slope) = at(loss, cosine, 0);
                 assert!(value.is_finite() && slope.is_finite(), "{loss:?} at {cosine}");
             }
+        }
+    }
+
+    #[test]
+    fn generalised_cross_entropy_equals_its_closed_form() {
+        for (p, q) in [(0.5f64, 0.7), (0.9, 1.0), (1e-6, 0.3), (1.0, 0.7)] {
+            let probability = Tensor::from_slice(&[p]);
+            let loss = FixedLoss::GeneralisedCrossEntropy { q };
+            let (found, weight) = loss.weigh(&probability, &-probability.log());
+            close(found.double_value(&[0]), (1.0 - p.powf(q)) / q);
+            close(weight.double_value(&[0]), p.powf(q)); // d / d (-log p)
         }
     }
 

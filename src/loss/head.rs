@@ -84,21 +84,42 @@ impl Head {
         }
         let s = self.target_scale(&feature_norm, &target_norm);
         let target = z.gather(1, &labels, false);
-        let line = loss.target(&(&target / &s).clamp(-1.0, 1.0), step);
-        let target = &line.slope * target + &line.intercept * &s;
+        let mut line = loss.target(&(&target / &s).clamp(-1.0, 1.0), step);
+        let (of_classes, smoothing) = (loss.of_classes(), loss.smoothing());
+        let of_targets = |of: Option<&Tensor>| of.map(|of| of.index_select(0, &labels.squeeze_dim(1)).unsqueeze(1));
+        if let Some(margin) = of_targets(of_classes.and_then(|of| of.margins.as_ref())) {
+            line.intercept -= margin;
+        }
+        let mut target = &line.slope * target + &line.intercept * &s;
         let _ = z.scatter_(1, &labels, &target);
+        if let Some(offsets) = of_classes.and_then(|of| of.offsets.as_ref()) {
+            z += offsets;
+            target = z.gather(1, &labels, false);
+        }
+        let mean = (smoothing > 0.0).then(|| z.mean_dim([1i64].as_slice(), true, z.kind()));
 
         // In place: each row is read before it is written. The largest probability can't underflow, so the target's
         // -log p comes from it: log p_y = z_y - z_max + log p_max.
         let (maximum, most_likely) = z.max_dim(1, true);
         let _ = z.internal_softmax_out(&z, 1, false);
-        let nll = maximum - target - z.gather(1, &most_likely, false).log();
-        let (value, weight) = loss.weigh(&(-&nll).exp(), &nll);
-        let weight = weight / examples;
+        let nll = maximum - &target - z.gather(1, &most_likely, false).log();
+        let (mut value, weight) = loss.weigh(&(-&nll).exp(), &nll);
+        let mut weight = weight / examples;
+        if let Some(of_class) = of_targets(of_classes.and_then(|of| of.weights.as_ref())) {
+            // not in place: value may be nll itself
+            (value, weight) = (&value * &of_class, weight * &of_class);
+        }
 
         // z becomes G but for each row's weight, which the small factors of the products carry. The target's column
         // is (p - 1) t'(c).
-        let target_gradient = (-nll).expm1();
+        let mut target_gradient = (-nll).expm1();
+        if let Some(mean) = mean {
+            // the mean over classes of -log p_j is the target's plus its distance from the mean logit
+            value = &value + (target - mean) * smoothing;
+            let each = smoothing / z.size()[1] as f64;
+            z -= each;
+            target_gradient += smoothing - each;
+        }
         let _ = z.scatter_(1, &labels, &(&target_gradient * &line.slope));
         if self.kind != HeadKind::Plain {
             z *= weight_norm.tr().reciprocal();
@@ -287,6 +308,60 @@ mod tests {
                 let inputs = inputs(5, Kind::Double);
                 let found = head(kind).gradient(&loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 1_000_000);
                 assert_close(&found, &reference(head(kind), &inputs, t, value), 1e-8, &format!("{loss:?} {kind:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn losses_that_know_their_classes_and_smoothing_equal_f64_autograd() {
+        let counts: Vec<u64> = (0..CLASSES as u64).map(|class| 1 + class * class).collect();
+        let cases = [
+            FixedLoss::ClassBalanced { beta: 0.99 },
+            FixedLoss::Ldam { m: 0.5 },
+            FixedLoss::BalancedSoftmax,
+            FixedLoss::LabelSmoothing { epsilon: 0.1 },
+            FixedLoss::GeneralisedCrossEntropy { q: 0.7 },
+        ];
+        for loss in cases {
+            for kind in KINDS {
+                let inputs = inputs(7, Kind::Double);
+                let built = super::super::Function::Fixed(loss).build(&[], &counts, Device::Cpu, Kind::Double);
+                let found = head(kind).gradient(&*built, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 0);
+
+                let x = inputs.0.detach().set_requires_grad(true);
+                let w = inputs.1.detach().set_requires_grad(true);
+                let length = |x: &Tensor| (x * x).sum_dim_intlist(1, true, Kind::Double).sqrt();
+                let cosine = (&x / length(&x)).mm(&(&w / length(&w)).tr());
+                let s = match kind {
+                    HeadKind::Plain => length(&x) * length(&w).tr(),
+                    HeadKind::Weights => length(&x).expand([EXAMPLES, CLASSES], false),
+                    HeadKind::Normalised => cosine.full_like(head(kind).scale),
+                };
+                let n = Tensor::from_slice(&counts.iter().map(|&count| count as f64).collect::<Vec<_>>());
+                let is_target = inputs.2.one_hot(CLASSES).to_kind(Kind::Double);
+                let of_target = |of: &Tensor| of.index_select(0, &inputs.2);
+                let margin = match loss {
+                    FixedLoss::Ldam { m } => (n.reciprocal() * n.min()).pow_tensor_scalar(0.25) * m,
+                    _ => n.zeros_like(),
+                };
+                let offsets = if loss == FixedLoss::BalancedSoftmax { n.log() } else { n.zeros_like() };
+                let log_p = (s * (cosine - is_target * margin) + offsets).log_softmax(1, Kind::Double);
+                let own = log_p.gather(1, &inputs.2.unsqueeze(1), false).squeeze_dim(1);
+                let each = match loss {
+                    FixedLoss::LabelSmoothing { epsilon } => {
+                        own * (epsilon - 1.0) - log_p.mean_dim([1i64].as_slice(), false, Kind::Double) * epsilon
+                    }
+                    FixedLoss::GeneralisedCrossEntropy { q } => (1.0 - (own * q).exp()) / q,
+                    FixedLoss::ClassBalanced { beta } => {
+                        let effective = (-(&n * beta.ln()).expm1()) / (1.0 - beta);
+                        let weight = effective.reciprocal();
+                        -own * of_target(&(&weight / weight.mean(Kind::Double)))
+                    }
+                    _ => -own,
+                };
+                let total = each.sum(Kind::Double) / EXAMPLES as f64;
+                total.backward();
+                assert_close(&found, &[total.detach(), x.grad(), w.grad()], 1e-9, &format!("{loss:?} {kind:?}"));
             }
         }
     }

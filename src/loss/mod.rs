@@ -9,6 +9,7 @@ mod derivatives;
 mod fixed;
 mod head;
 mod nearest;
+mod of_classes;
 mod pull;
 mod space;
 mod triplet;
@@ -18,6 +19,7 @@ pub use curves::{target_curve, value_and_weight_curves};
 pub use fixed::{FIXED_LOSSES, FixedLoss, FixedLossKind};
 pub use head::{Head, HeadGradient, HeadKind};
 pub use nearest::{Difference, MOST_P, Nearest, nearest};
+use of_classes::{OfClasses, WithClasses};
 pub use pull::Pull;
 pub use space::{Group, Space, SpaceKind, Transforms};
 pub use triplet::batch_hard_triplet;
@@ -41,6 +43,16 @@ pub trait Loss {
     /// p [N] = softmax(z)_y and nll [N] = -log p. Returns the loss values [N] and the weights w [N] with
     /// d loss / d z = w d nll / d z.
     fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor);
+
+    /// What classes get by how many examples they have; `None`: they are all the same to this loss.
+    fn of_classes(&self) -> Option<&OfClasses> {
+        None
+    }
+
+    /// The share of the target distribution that is spread evenly over all classes (label smoothing).
+    fn smoothing(&self) -> f64 {
+        0.0
+    }
 }
 
 /// Which loss a run trains with.
@@ -56,9 +68,10 @@ pub enum Function {
 }
 
 impl Function {
-    /// theta f64, of the space's length, for the unified loss; a fixed one ignores it. Its tensors are of the given kind,
-    /// on the given device.
-    pub fn build(self, theta: &[f64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
+    /// theta f64, of the space's length, for the unified loss; a fixed one ignores it. `counts`: training examples of each
+    /// class; without them a loss that asks for them has all classes the same, as in a curve. Tensors are of the given
+    /// kind, on the given device.
+    pub fn build(self, theta: &[f64], counts: &[u64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
         match self {
             Function::Unified { space, w_max, tau_weights } => {
                 let new = match space {
@@ -67,7 +80,10 @@ impl Function {
                 };
                 Box::new(new(theta, w_max, tau_weights, device, kind))
             }
-            Function::Fixed(fixed) => Box::new(fixed),
+            Function::Fixed(loss) => match OfClasses::new(loss, counts, device, kind).filter(|_| !counts.is_empty()) {
+                Some(of) => Box::new(WithClasses { loss, of }),
+                None => Box::new(loss),
+            },
         }
     }
 }

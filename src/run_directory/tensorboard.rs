@@ -132,7 +132,7 @@ impl TensorBoard {
         let losses = [("softmax", 6, &self.identity), ("mean", 0, &record.mu), ("sample that went on", 1, chosen)];
         let series = |x: &[f64], of: fn(&dyn Loss, &[f64]) -> Vec<f64>| -> Vec<Series> {
             let line = |&(label, colour, theta): &(&str, usize, &Vec<f64>)| {
-                let values = of(&*self.function.build(theta, Device::Cpu, Kind::Double), x);
+                let values = of(&*self.function.build(theta, &[], Device::Cpu, Kind::Double), x);
                 let shape = if colour == 6 { Shape::Dashed } else { Shape::Line };
                 let points = x.iter().zip(values).map(|(&x, y)| [x, y]).collect();
                 Series { label: label.into(), colour, shape, points, ..Series::default() }

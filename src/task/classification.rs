@@ -9,7 +9,8 @@ use tch::{Device, Kind, Tensor};
 use super::training::{Goal, Supervised, Training};
 use crate::config::{self, Config, Crop, Reward, Source};
 use crate::data::{
-    Cifar, ClassImages, Dataset, GlyphImages, Images, Scaled, Subset, Zoom, add_label_noise, stratified_split,
+    Cifar, ClassImages, Dataset, GlyphImages, Images, Scaled, Subset, Zoom, add_label_noise, long_tailed,
+    stratified_split,
 };
 use crate::error::{Error, Result};
 use crate::eval::classification::{ranks, recall, top};
@@ -32,14 +33,22 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// Holds `fraction` of the images of each class out for the reward.
-    fn split(training: Arc<dyn Images>, test: Arc<dyn Images>, count: usize, fraction: f64, seed: u64) -> Classes {
-        let (training, validation) = stratified_split(&Dataset::whole(training), count, fraction, seed);
+    /// Holds `fraction` of the images of each class out for the reward, of those that a long tail leaves if one is wanted.
+    fn split(
+        config: &Config,
+        training: Arc<dyn Images>,
+        test: Arc<dyn Images>,
+        count: usize,
+        fraction: f64,
+    ) -> Classes {
+        let all = Dataset::whole(training);
+        let kept = config.data.imbalance.map_or(all.clone(), |imbalance| long_tailed(&all, count, imbalance));
+        let (training, validation) = stratified_split(&kept, count, fraction, config.run.seed);
         Classes { training, validation, test: Dataset::whole(test), count, normalisation: None, zoom: None }
     }
 
     /// CIFAR-10 or CIFAR-100, scaled to `size` x `size` pixels if there is one. Errors: files that can't be used.
-    pub fn cifar(path: &Path, classes: usize, size: Option<usize>, fraction: f64, seed: u64) -> Result<Classes> {
+    pub fn cifar(config: &Config, path: &Path, classes: usize, size: Option<usize>, fraction: f64) -> Result<Classes> {
         let (training, test) = Cifar::open(path, classes)?;
         let sized = |images: Cifar| -> Result<Arc<dyn Images>> {
             Ok(match size {
@@ -47,12 +56,12 @@ impl Classes {
                 None => Arc::new(images),
             })
         };
-        Ok(Classes::split(sized(training)?, sized(test)?, classes, fraction, seed))
+        Ok(Classes::split(config, sized(training)?, sized(test)?, classes, fraction))
     }
 
-    pub fn glyphs(settings: &config::Glyphs, fraction: f64, seed: u64) -> Classes {
-        let (training, test) = GlyphImages::open(settings, seed);
-        Classes::split(Arc::new(training), Arc::new(test), settings.classes, fraction, seed)
+    pub fn glyphs(config: &Config, settings: &config::Glyphs, fraction: f64) -> Classes {
+        let (training, test) = GlyphImages::open(settings, config.run.seed);
+        Classes::split(config, Arc::new(training), Arc::new(test), settings.classes, fraction)
     }
 
     /// A packed file's images: its own validation and test sets, or parts of the images to train on. Errors: the file's.
@@ -79,12 +88,11 @@ impl Classes {
 
 /// How a run's network wants its images. That of CIFAR and glyphs depends on the images that were trained on: they are opened.
 pub fn normalisation(config: &Config) -> Result<Normalisation> {
-    let seed = config.run.seed;
     let classes = match &config.data.source {
         Source::Cifar { path, classes, size, validation_fraction } => {
-            Classes::cifar(path, *classes, *size, *validation_fraction, seed)?
+            Classes::cifar(config, path, *classes, *size, *validation_fraction)?
         }
-        Source::Glyphs { settings, validation_fraction } => Classes::glyphs(settings, *validation_fraction, seed),
+        Source::Glyphs { settings, validation_fraction } => Classes::glyphs(config, settings, *validation_fraction),
         Source::Images { .. } | Source::Reid { .. } => return Ok(Normalisation::IMAGENET),
         Source::Faces { .. } => return Ok(Normalisation::FACES),
     };

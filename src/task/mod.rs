@@ -23,11 +23,11 @@ use crate::train::{Observer, Trained};
 pub fn open(config: &Config, devices: &[Device]) -> Result<Box<dyn Task>> {
     Ok(Box::new(match &config.data.source {
         Source::Cifar { path, classes, size, validation_fraction } => {
-            let classes = Classes::cifar(path, *classes, *size, *validation_fraction, config.run.seed)?;
+            let classes = Classes::cifar(config, path, *classes, *size, *validation_fraction)?;
             classification(config, classes, devices)?
         }
         Source::Glyphs { settings, validation_fraction } => {
-            classification(config, Classes::glyphs(settings, *validation_fraction, config.run.seed), devices)?
+            classification(config, Classes::glyphs(config, settings, *validation_fraction), devices)?
         }
         Source::Images { path, settings, validation_fraction } => {
             let classes = Classes::images(path, settings, *validation_fraction, config.run.seed)?;

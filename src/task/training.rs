@@ -118,6 +118,8 @@ pub struct Training {
     /// Height and width of training images.
     crop: (usize, usize),
     zoom: Option<Zoom>,
+    /// Examples of each class, up to the last that has any.
+    counts: Vec<u64>,
     /// What random erasing leaves: the mean colour.
     fill: [u8; 3],
     /// Batches of P identities, and how many an epoch has; `None`: shuffled examples.
@@ -133,6 +135,7 @@ impl Training {
             config: config.clone(),
             crop: dataset.images.size(),
             zoom: None,
+            counts: counts(&dataset.labels),
             dataset: Arc::new(dataset),
             trainer,
             fill: normalisation.mean.map(|mean| mean.round() as u8),
@@ -207,7 +210,8 @@ impl Training {
             true => Box::new(picked_batches(&self.dataset, rest, train.batch_size, augment)),
             false => Box::new(batches(&self.dataset, rest, train.batch_size, augment, run.loader_threads)),
         };
-        let plan = EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, stream: epoch.stream };
+        let plan =
+            EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, counts: &self.counts, stream: epoch.stream };
         self.trainer.epoch(epoch.theta, batches, plan, epoch.from, observer)
     }
 
@@ -231,4 +235,11 @@ impl Training {
     pub fn embed(&mut self, dataset: &Arc<Dataset>, mirrored: bool) -> Result<Tensor> {
         self.trainer.embed(evaluation_batches(dataset, self.config.run.loader_threads), mirrored)
     }
+}
+
+/// How often each label occurs, up to the largest that does.
+fn counts(labels: &[u32]) -> Vec<u64> {
+    let mut counts = vec![0; labels.iter().max().map_or(0, |&most| most as usize + 1)];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    counts
 }

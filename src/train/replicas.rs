@@ -89,6 +89,11 @@ impl Replicas {
         self.replicas.iter().map(|replica| replica.weights.device()).collect()
     }
 
+    /// C: rows of the first softmax branch's class weights.
+    pub fn classes(&self) -> usize {
+        self.replicas[0].weights.parameter(self.model.classifiers()[0]).size()[0] as usize
+    }
+
     /// The loss of the next steps, made anew on every device.
     pub fn set_loss(&mut self, build: impl Fn(Device) -> Box<dyn Loss + Send>) {
         for replica in &mut self.replicas {

@@ -40,10 +40,12 @@ pub enum Trained {
 
 /// Which epoch it is, and how long an epoch is.
 #[derive(Clone, Copy, Debug)]
-pub struct EpochPlan {
+pub struct EpochPlan<'a> {
     /// Epochs completed before this one.
     pub epoch: usize,
     pub steps: u64,
+    /// Training examples of each class, of the last ones maybe none.
+    pub counts: &'a [u64],
     /// Selects the random numbers of dropout: equal streams see equal ones.
     pub stream: u64,
 }
@@ -107,12 +109,14 @@ impl Trainer {
         &mut self,
         theta: &[f64],
         batches: impl Iterator<Item = Result<Batch>>,
-        plan: EpochPlan,
+        plan: EpochPlan<'_>,
         from: Within,
         observer: &mut dyn Observer,
     ) -> Result<Trained> {
         let function = self.config.loss.function;
-        self.replicas.set_loss(|device| function.build(theta, device, Kind::Float));
+        let mut counts = plan.counts.to_vec();
+        counts.resize(self.replicas.classes(), 0);
+        self.replicas.set_loss(|device| function.build(theta, &counts, device, Kind::Float));
         let rate = learning_rate(&self.config.train, plan.epoch);
         let mut within = from;
         let mut total = Tensor::from(from.loss).to_device(self.replicas.devices()[0]);
@@ -158,7 +162,7 @@ impl Trainer {
         losses: &[(Function, Vec<f64>)],
     ) -> Result<Pull> {
         let losses: Vec<_> =
-            losses.iter().map(|(function, theta)| function.build(theta, Device::Cpu, Kind::Double)).collect();
+            losses.iter().map(|(function, theta)| function.build(theta, &[], Device::Cpu, Kind::Double)).collect();
         let losses: Vec<&dyn Loss> = losses.iter().map(|loss| &**loss as &dyn Loss).collect();
         let parts = batches.map(|batch| Ok(self.replicas.pull(&batch?, &losses))).collect::<Result<Vec<Pull>>>()?;
         let joined = |of: &dyn Fn(&Pull) -> Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);

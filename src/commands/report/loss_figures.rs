@@ -52,7 +52,7 @@ struct Curves<'a> {
 
 impl Curves<'_> {
     fn build(&self, theta: &[f64]) -> Box<dyn Loss + Send> {
-        self.function.build(theta, Device::Cpu, Kind::Double)
+        self.function.build(theta, &[], Device::Cpu, Kind::Double)
     }
 
     /// The mean of the distribution before an epoch, or after the last; over the runs that have got there.

@@ -8,4 +8,4 @@ mod stratified;
 pub use identities::{HeldOut, hold_out_identities};
 pub use identities_by_camera::{HeldOutByCamera, hold_out_by_camera};
 pub use misfit::Misfit;
-pub use stratified::stratified_split;
+pub use stratified::{long_tailed, stratified_split};

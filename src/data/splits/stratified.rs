@@ -26,10 +26,38 @@ pub fn stratified_split(dataset: &Dataset, classes: usize, fraction: f64, seed: 
     (part(training), part(validation))
 }
 
+/// A long-tailed part of a data set (Cao et al. 2019, section 4): of n images of the largest class, class c of C keeps
+/// n imbalance^(-c / (C - 1)), rounded, at least one. The same images for every run, since the key has no seed.
+pub fn long_tailed(dataset: &Dataset, classes: usize, imbalance: f64) -> Dataset {
+    let mut by_class = vec![Vec::new(); classes];
+    for (&index, &label) in dataset.indices.iter().zip(&dataset.labels) {
+        by_class[label as usize].push(index);
+    }
+    let most = by_class.iter().map(Vec::len).max().unwrap_or(0) as f64;
+    let mut kept = Vec::new();
+    for (class, mut indices) in by_class.into_iter().enumerate() {
+        let share = libm::pow(imbalance, -(class as f64) / (classes as f64 - 1.0));
+        indices.shuffle(&mut rng(0, Purpose::LongTail, &[class as u64]));
+        kept.extend(indices.into_iter().take(((most * share).round() as usize).max(1)));
+    }
+    kept.sort_unstable();
+    Dataset::part(dataset.images.clone(), kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::dataset::tests::numbers;
+
+    #[test]
+    fn a_long_tail_falls_exponentially_and_is_the_same_for_all() {
+        let images = Dataset::whole(numbers(1000, 5));
+        let tail = long_tailed(&images, 5, 16.0);
+        let count = |class: u32| tail.labels.iter().filter(|&&label| label == class).count();
+        assert_eq!((0..5).map(count).collect::<Vec<_>>(), [200, 100, 50, 25, 13]);
+        assert_eq!(tail.indices, long_tailed(&images, 5, 16.0).indices);
+        assert_eq!(long_tailed(&images, 5, 1.0).indices, images.indices);
+    }
 
     #[test]
     fn the_split_is_stratified_disjoint_complete_and_seeded() {

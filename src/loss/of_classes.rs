@@ -1,0 +1,88 @@
+//! Losses that know how many examples each class has: baselines where classes are uneven.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{FixedLoss, Line, Loss};
+
+/// What a class's examples, or its logit, get; [C] each.
+#[derive(Default)]
+pub struct OfClasses {
+    /// Subtracted from the target's cosine.
+    pub margins: Option<Tensor>,
+    /// Added to the class's logit in training, whatever the example.
+    pub offsets: Option<Tensor>,
+    /// Factors of examples' losses.
+    pub weights: Option<Tensor>,
+}
+
+impl OfClasses {
+    /// For classes of so many training examples, those without any as if they had one; `None`: the loss does not ask.
+    pub fn new(loss: FixedLoss, counts: &[u64], device: Device, kind: Kind) -> Option<OfClasses> {
+        let counts: Vec<f64> = counts.iter().map(|&count| count.max(1) as f64).collect();
+        let classes = counts.len() as f64;
+        let tensor = |values: Vec<f64>| Some(Tensor::from_slice(&values).to_kind(kind).to_device(device));
+        let each = |of: &dyn Fn(f64) -> f64| counts.iter().map(|&count| of(count)).collect::<Vec<f64>>();
+        match loss {
+            FixedLoss::ClassBalanced { beta } => {
+                // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
+                let weights = each(&|count| (1.0 - beta) / (1.0 - beta.powf(count)));
+                let sum: f64 = weights.iter().sum();
+                let weights = weights.into_iter().map(|weight| weight * classes / sum).collect();
+                Some(OfClasses { weights: tensor(weights), ..OfClasses::default() })
+            }
+            FixedLoss::Ldam { m } => {
+                let least = counts.iter().copied().fold(f64::INFINITY, f64::min);
+                let margins = each(&|count| m * (least / count).powf(0.25));
+                Some(OfClasses { margins: tensor(margins), ..OfClasses::default() })
+            }
+            FixedLoss::BalancedSoftmax => Some(OfClasses { offsets: tensor(each(&f64::ln)), ..OfClasses::default() }),
+            _ => None,
+        }
+    }
+}
+
+/// A fixed loss with what its classes get.
+pub struct WithClasses {
+    pub loss: FixedLoss,
+    pub of: OfClasses,
+}
+
+impl Loss for WithClasses {
+    fn target(&self, cosine: &Tensor, step: u64) -> Line {
+        self.loss.target(cosine, step)
+    }
+
+    fn weigh(&self, p: &Tensor, nll: &Tensor) -> (Tensor, Tensor) {
+        self.loss.weigh(p, nll)
+    }
+
+    fn of_classes(&self) -> Option<&OfClasses> {
+        Some(&self.of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(loss: FixedLoss, counts: &[u64]) -> Vec<f64> {
+        let OfClasses { margins, offsets, weights } = OfClasses::new(loss, counts, Device::Cpu, Kind::Double).unwrap();
+        Vec::try_from(margins.or(offsets).or(weights).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_classes_get_is_published() {
+        let close = |found: Vec<f64>, expected: &[f64]| {
+            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(found.len() == expected.len() && worst < 1e-6, "{found:?}, not {expected:?}");
+        };
+        // 1 / 16 ^ (1 / 4) = 1 / 2
+        close(of(FixedLoss::Ldam { m: 0.5 }, &[160, 10, 10]), &[0.25, 0.5, 0.5]);
+        close(of(FixedLoss::BalancedSoftmax, &[10, 1]), &[10f64.ln(), 0.0]);
+        // beta = 0: every class weighs the same; near 1: by 1 / n
+        close(of(FixedLoss::ClassBalanced { beta: 0.0 }, &[100, 7]), &[1.0, 1.0]);
+        // (1 - 0.9) / (1 - 0.9^1) = 1, (1 - 0.9) / (1 - 0.9^2) = 0.1 / 0.19
+        let (one, two) = (1.0, 0.1 / 0.19);
+        close(of(FixedLoss::ClassBalanced { beta: 0.9 }, &[1, 2]), &[2.0 * one / (one + two), 2.0 * two / (one + two)]);
+    }
+}
