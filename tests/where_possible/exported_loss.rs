@@ -96,7 +96,7 @@ fn compare(python: &str, directory: &Path, compared: &[Compared]) {
         for (case, result) in asked.cases.iter().zip(said["cases"].as_array().unwrap()) {
             let numbers = |name: &str| -> Vec<f64> { serde_json::from_value(result[name].clone()).unwrap() };
             let (kind, precision) = if case["dtype"] == "float32" { (Kind::Float, 0) } else { (Kind::Double, 1) };
-            let loss = config.loss.function.build(&numbers("theta"), Device::Cpu, kind);
+            let loss = config.loss.function.build(&numbers("theta"), &[], Device::Cpu, kind);
             let (x, w) = (features.to_kind(kind), weight.to_kind(kind));
             let ours = config.loss.head.gradient(&*loss, &x, &w, labels, EXAMPLES as f64, 0);
             let (value, dx, dw) = (vec![result["loss"].as_f64().unwrap()], numbers("features"), numbers("weights"));
@@ -218,7 +218,7 @@ pub fn a_small_model_learns_in_pytorch_what_it_learns_here() -> Possible {
     let features = |layer: &Tensor| x.mm(layer).tanh();
     for epoch in 0..EPOCHS {
         let theta: Vec<f64> = serde_json::from_value(said[epoch]["theta"].clone()).unwrap();
-        let loss = config.loss.function.build(&theta, Device::Cpu, Kind::Double);
+        let loss = config.loss.function.build(&theta, &[], Device::Cpu, Kind::Double);
         let y = features(&layer);
         let gradient = head.gradient(&*loss, &y, &weight, &labels, 300.0, 0);
         let (ours, theirs) = (f64::try_from(gradient.loss).unwrap(), said[EPOCHS]["values"][epoch].as_f64().unwrap());
