@@ -111,8 +111,8 @@ class Run:
         return max((int(file.stem[6:]) for file in self.out.glob("epoch-*.h5")), default=0)
 
     def kept(self):
-        """Files of the samples of the round that is under way."""
-        return sorted((self.out / ".samples").glob("*.h5"))
+        """Files of the samples of rounds that are not saved yet."""
+        return sorted((self.out / ".samples").glob("*/*.h5"))
 
     def progress(self):
         try:

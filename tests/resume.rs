@@ -88,7 +88,7 @@ fn a_stop_within_an_epoch_loses_no_step_whatever_number_of_ranks_goes_on() {
     let round = &["--epochs=2", "--set=search.round_epochs=2", "--set=train.epoch_iterations=100"];
     assert_code(&finish(&mut run(1, &straight, round)), 0);
     let kept = |out: &Path| -> Vec<SavedSample> {
-        let files = std::fs::read_dir(out.join(".samples")).unwrap();
+        let files = std::fs::read_dir(out.join(".samples/0000")).unwrap();
         files.map(|file| checkpoint::read_sample(&file.unwrap().path()).unwrap()).collect()
     };
     let steps = |samples: &[SavedSample]| -> u64 {

@@ -22,6 +22,9 @@ struct Earnings {
     trained: Vec<(usize, u64)>,
     /// Training steps done.
     steps: usize,
+    /// States taken over and given away.
+    loads: usize,
+    saves: usize,
 }
 
 /// Of an epoch.
@@ -43,6 +46,8 @@ impl Earnings {
             broken: |_, _| false,
             trained: vec![],
             steps: 0,
+            loads: 0,
+            saves: 0,
         }
     }
 }
@@ -87,9 +92,11 @@ impl Task for Earnings {
         &self.specs
     }
     fn save(&mut self, state: &mut [f32]) {
+        self.saves += 1;
         state.copy_from_slice(&self.state);
     }
     fn load(&mut self, state: &[f32]) {
+        self.loads += 1;
         self.state.copy_from_slice(state);
     }
     fn learning_rate(&self, _epoch: usize) -> f64 {
@@ -138,7 +145,7 @@ impl Recorder for Memory {
         self.eager
     }
     fn save(&mut self, progress: &Progress) -> Result<f64> {
-        self.saved = Some(copy(progress));
+        self.saved = Some(progress.clone());
         self.samples.clear();
         Ok(0.0)
     }
@@ -148,15 +155,6 @@ impl Recorder for Memory {
     fn should_stop(&mut self) -> bool {
         self.interrupt_at_step == Some(self.steps)
             || self.stop_after_epoch.zip(self.saved.as_ref()).is_some_and(|(epoch, saved)| saved.epoch >= epoch)
-    }
-}
-
-fn copy(progress: &Progress) -> Progress {
-    Progress {
-        epoch: progress.epoch,
-        policy: progress.policy.clone(),
-        history: progress.history.clone(),
-        state: progress.state.clone(),
     }
 }
 
@@ -178,7 +176,7 @@ fn config(settings: &[&str]) -> Config {
 
 fn run(config: &Config, task: &mut Earnings, recorder: &mut Memory, from: Option<Progress>) -> Result<Progress> {
     let mut policy = search::policy(config);
-    let fresh = Progress { epoch: 0, policy: policy.state().clone(), history: vec![], state: vec![0.0; 2] };
+    let fresh = Progress { epoch: 0, policy: policy.state().clone(), history: vec![], state: vec![0.0; 2].into() };
     search::run(config, &Comm::single(), task, &mut *policy, recorder, from.unwrap_or(fresh))
 }
 
@@ -200,6 +198,29 @@ fn the_best_samples_model_goes_on_and_mu_moves_towards_the_reward() {
     let distance = |mu: &[f64]| mu.iter().zip(target()).map(|(x, target)| (x - target).powi(2)).sum::<f64>();
     let (start, end) = (distance(&progress.history[0].mu), distance(&progress.policy.mu));
     assert!(end < 0.1 * start, "squared distance of mu to the target: {start} -> {end}");
+}
+
+#[test]
+fn a_state_that_the_task_holds_is_not_loaded_again() {
+    let config = config(&["search.samples=3", "train.epochs=20"]);
+    let mut task = Earnings::new();
+    let history = run(&config, &mut task, &mut Memory::default(), None).unwrap().history;
+    let last_won = |record: &EpochRecord| record.best == 2;
+    let spared = history.iter().filter(|record| last_won(record)).count();
+    assert!(spared > 0 && spared < 20, "the seed gives both kinds");
+    // each sample's start, and the final model
+    assert_eq!(task.loads, 20 * 3 + 1 - spared);
+    // each sample that is the best so far
+    let best_so_far = |record: &EpochRecord| -> usize {
+        let rewards: Vec<f64> = record.samples.iter().map(|sample| sample.reward).collect();
+        (0..3).filter(|&i| rewards[..i].iter().all(|&before| rewards[i] > before)).count()
+    };
+    assert_eq!(task.saves, history.iter().map(best_so_far).sum::<usize>());
+
+    // one sample a rank: the winner's state never leaves it, but to be given to the others
+    let mut task = Earnings::new();
+    run(&self::config(&["search.samples=1", "search.policy=fixed"]), &mut task, &mut Memory::default(), None).unwrap();
+    assert_eq!((task.loads, task.saves), (1, 6));
 }
 
 #[test]
@@ -367,7 +388,7 @@ fn after_a_kill_finished_samples_are_not_trained_again_and_one_state_is_kept() {
     let go_on = |samples: &HashMap<usize, Kept>| {
         let mut task = Earnings::new();
         let mut recorder = Memory { samples: samples.clone(), ..Memory::default() };
-        let progress = run(&config, &mut task, &mut recorder, Some(copy(saved.as_ref().unwrap()))).unwrap();
+        let progress = run(&config, &mut task, &mut recorder, saved.clone()).unwrap();
         assert!(same(&progress, &straight));
         task.steps / STEPS as usize
     };

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use support::kill::{assert_nothing_left, ranks_in};
 use support::{
-    SMALL, assert_code, assert_same, final_without_timings, finish, mpirun, saved_epochs, text, until, wait,
+    SMALL, assert_code, assert_same, cpu_seconds, final_without_timings, finish, mpirun, saved_epochs, text, until,
+    wait,
 };
 
 const RANKS: usize = 3;
@@ -46,15 +47,6 @@ fn with_stopped_rank(out: &Path, rank: usize, more: &[&str]) -> (Child, Vec<i32>
 
 fn log_of(out: &Path) -> String {
     std::fs::read_to_string(out.with_extension("log")).unwrap()
-}
-
-/// Seconds of CPU time that a process has taken.
-fn cpu_seconds(process: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    // SAFETY: asks for a constant
-    ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
 }
 
 #[test]

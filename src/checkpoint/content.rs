@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Checkpoint;
 use crate::hdf5_file::Outcome;
-use crate::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, Value};
+use crate::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, TensorSpec, Value};
 
 /// Groups of tensors, and the minor version of the format that brought them. `last` is there where `model` is an average.
 pub const TENSOR_GROUPS: [(&str, i32); 3] = [("last", 1), ("model", 0), ("optimizer", 0)];
@@ -24,16 +24,18 @@ pub struct Block<'a> {
 #[derive(Clone)]
 pub enum Values<'a> {
     F32(Cow<'a, [f32]>),
+    /// F32, where a state vector has them: a copy in the file's order is made when it is needed, of one tensor at a time.
+    InState(&'a TensorSpec, &'a [f32]),
     F64(Cow<'a, [f64]>),
     I64(Vec<i64>),
     U64(u64),
     U8(Vec<u8>),
 }
 
-/// The content of a checkpoint, sorted by path.
+/// The content of a checkpoint, sorted by path; its tensors are those that it has, and those that `specs` describe in `state`.
 ///
 /// Errors: the history is ragged, or a tensor's shape and values disagree.
-pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
+pub fn blocks<'a>(checkpoint: &'a Checkpoint, specs: &'a [TensorSpec], state: &'a [f32]) -> Outcome<Vec<Block<'a>>> {
     let mut blocks = history_blocks(checkpoint)?;
     let policy = &checkpoint.policy;
     let gaussian = [
@@ -59,23 +61,24 @@ pub fn blocks(checkpoint: &Checkpoint) -> Outcome<Vec<Block<'_>>> {
         long_name: "number of updates of mu".to_owned(),
         since: 0,
     });
-    for tensor in &checkpoint.tensors {
-        let Some((_, since)) = TENSOR_GROUPS.iter().find(|(group, _)| tensor.path.starts_with(&format!("{group}/")))
-        else {
-            return Err(format!("{} is in no group of tensors", tensor.path).into());
-        };
-        if tensor.shape.iter().product::<usize>() != tensor.values.len() {
-            return Err(
-                format!("{} has {} values for shape {:?}", tensor.path, tensor.values.len(), tensor.shape).into()
-            );
+    let own = checkpoint.tensors.iter().map(|tensor| {
+        let (shape, count) = (&tensor.shape, tensor.values.len());
+        match shape.iter().product::<usize>() == count {
+            true => Ok((&tensor.path, shape, Values::F32(Cow::Borrowed(&tensor.values)))),
+            false => Err(format!("{} has {count} values for shape {shape:?}", tensor.path)),
         }
+    });
+    let of_state = specs.iter().map(|spec| Ok((&spec.path, &spec.shape, Values::InState(spec, state))));
+    for tensor in own.chain(of_state) {
+        let (path, shape, values) = tensor?;
+        let group = TENSOR_GROUPS.iter().find(|(group, _)| path.starts_with(&format!("{group}/")));
         blocks.push(Block {
-            path: tensor.path.clone(),
-            shape: tensor.shape.clone(),
-            values: Values::F32(Cow::Borrowed(&tensor.values)),
+            path: path.clone(),
+            shape: shape.clone(),
+            values,
             units: "1",
-            long_name: tensor.path.replacen('/', " state: ", 1),
-            since: *since,
+            long_name: path.replacen('/', " state: ", 1),
+            since: group.ok_or_else(|| format!("{path} is in no group of tensors"))?.1,
         });
     }
     for (metric, value) in &checkpoint.test {
@@ -171,6 +174,7 @@ pub fn digest(checkpoint: &Checkpoint, blocks: &[Block]) -> String {
         }
         match &block.values {
             Values::F32(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
+            Values::InState(spec, state) => update(&mut hasher, &spec.read(state), |value| value.to_le_bytes()),
             Values::F64(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
             Values::I64(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
             Values::U64(value) => hasher.update(&value.to_le_bytes()),
@@ -195,6 +199,7 @@ fn update<T: Copy, const N: usize>(hasher: &mut crc32fast::Hasher, values: &[T],
 /// Bit for bit, so that NaN equals itself.
 pub fn same_values(a: &Values, b: &Values) -> bool {
     match (a, b) {
+        (a, Values::InState(spec, state)) => same_values(a, &Values::F32(spec.read(state))),
         (Values::F32(a), Values::F32(b)) => {
             a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
         }

@@ -19,7 +19,7 @@ use crate::state::{EpochRecord, PolicyState, TensorSpec};
 
 pub use read::{read, read_history, shape};
 pub use sample_file::{SavedSample, read_sample, write_sample};
-pub use write::write;
+pub use write::{write, write_state};
 
 const FILETYPE: &str = "amlfs checkpoint";
 /// Major and minor number of the format, not of the program.
@@ -65,18 +65,6 @@ pub struct NamedTensor {
     pub shape: Vec<usize>,
     /// Row-major in the order of `shape`.
     pub values: Vec<f32>,
-}
-
-/// Copies the tensors that `specs` describe out of a state vector.
-///
-/// Panics if a spec reaches beyond `state`.
-pub fn to_named(state: &[f32], specs: &[TensorSpec]) -> Vec<NamedTensor> {
-    let named = |spec: &TensorSpec| NamedTensor {
-        path: spec.path.clone(),
-        shape: spec.shape.clone(),
-        values: spec.read(state),
-    };
-    specs.iter().map(named).collect()
 }
 
 /// The state vector that `specs` describe; elements that no spec covers are 0, tensors that no spec names are ignored.

@@ -74,7 +74,7 @@ fn checkpoint(epochs: usize, batch: usize, width: usize) -> Checkpoint {
 }
 
 fn same(a: &Checkpoint, b: &Checkpoint) -> bool {
-    let [blocks_a, blocks_b] = [a, b].map(|checkpoint| blocks(checkpoint).ok().unwrap());
+    let [blocks_a, blocks_b] = [a, b].map(|checkpoint| blocks(checkpoint, &[], &[]).ok().unwrap());
     let same = |(a, b): (&Block, &Block)| a.path == b.path && a.shape == b.shape && same_values(&a.values, &b.values);
     a.info == b.info
         && a.epoch == b.epoch
@@ -147,7 +147,7 @@ fn data_sets_have_units_names_and_checksums() {
     let written = checkpoint(3, 4, 8);
     write(&path, &written).unwrap();
     let file = hdf5::File::open(&path).unwrap();
-    for block in blocks(&written).ok().unwrap() {
+    for block in blocks(&written, &[], &[]).ok().unwrap() {
         let dataset = file.dataset(&block.path).unwrap();
         assert_eq!(dataset.shape(), block.shape);
         assert_eq!(dataset.attr("units").unwrap().read_scalar::<VarLenUnicode>().unwrap().as_str(), block.units);
@@ -195,7 +195,7 @@ fn flipped_bits_are_found() {
 fn a_wrong_digest_is_found() {
     let written = checkpoint(2, 2, 8);
     let mut changed = written.clone();
-    let digest_of = |checkpoint: &Checkpoint| digest(checkpoint, &blocks(checkpoint).ok().unwrap());
+    let digest_of = |checkpoint: &Checkpoint| digest(checkpoint, &blocks(checkpoint, &[], &[]).ok().unwrap());
     assert_eq!(digest_of(&written), digest_of(&changed));
     changed.info.config.push('#');
     assert_ne!(digest_of(&written), digest_of(&changed));
@@ -267,14 +267,24 @@ fn channels_last_memory_becomes_the_logical_order() {
         offset,
         channels_last,
     };
-    // the second lies after a gap of one element; 2-D tensors have no channels
-    let specs = [spec("model/conv", &[2, 3, 1, 2], 0, true), spec("model/fc", &[2, 2], 13, true)];
-    let state: Vec<f32> = (0..17).map(|i| i as f32).collect();
-    let named = to_named(&state, &specs);
+    // the second lies after a gap of one element; 2-D tensors have no channels, and those of one pixel have one order
+    let specs = [
+        spec("model/conv", &[2, 3, 1, 2], 0, true),
+        spec("model/fc", &[2, 2], 13, true),
+        spec("model/one", &[2, 2, 1, 1], 17, true),
+    ];
+    let state: Vec<f32> = (0..21).map(|i| i as f32).collect();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("final.h5");
+    let mut written = checkpoint(1, 1, 1);
+    written.tensors.clear();
+    write_state(&path, &written, &specs, &state).unwrap();
+    let named = read(&path).unwrap().tensors;
     assert_eq!(named[0].shape, [2, 3, 1, 2]);
     // element [o, i, 0, w] lies at o * 6 + w * 3 + i
     assert_eq!(named[0].values, [0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.]);
     assert_eq!(named[1].values, [13., 14., 15., 16.]);
+    assert_eq!(named[2].values, [17., 18., 19., 20.]);
 
     let mut expected = state;
     expected[12] = 0.0;

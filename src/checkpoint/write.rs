@@ -11,6 +11,7 @@ use super::{Checkpoint, END_MARK, FILETYPE, VERSION, file_checksum, read};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::hdf5_file::{self, Cause, Outcome, write_text};
+use crate::state::TensorSpec;
 
 /// Elements in a chunk at most; 4 MiB of f32.
 const CHUNK_LEN: usize = 1 << 20;
@@ -22,16 +23,24 @@ const CHUNK_LEN: usize = 1 << 20;
 /// Errors (`Error::Failed`, with the path and the cause): no space and other I/O errors; a ragged history; a tensor that
 /// is in no group of tensors, or whose shape and values disagree. The temporary file is then removed.
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    atomic_file::write(path, |temporary| write_and_verify(temporary, checkpoint))
-        .map_err(|Cause(text)| Error::file(path, format!("can't write the checkpoint: {text}")))
+    write_state(path, checkpoint, &[], &[])
 }
 
-fn write_and_verify(temporary: &Path, checkpoint: &Checkpoint) -> Outcome<()> {
-    let blocks = blocks(checkpoint)?;
-    write_hdf5(temporary, checkpoint, &blocks)?;
+/// The same with the tensors that `specs` describe in a state vector, of which one at a time is copied. Panics if a spec
+/// reaches beyond `state`.
+pub fn write_state(path: &Path, checkpoint: &Checkpoint, specs: &[TensorSpec], state: &[f32]) -> Result<()> {
+    let written = atomic_file::write(path, |temporary| {
+        let blocks = blocks(checkpoint, specs, state)?;
+        write_and_verify(temporary, checkpoint, &blocks)
+    });
+    written.map_err(|Cause(text)| Error::file(path, format!("can't write the checkpoint: {text}")))
+}
+
+fn write_and_verify(temporary: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome<()> {
+    write_hdf5(temporary, checkpoint, blocks)?;
     seal(temporary)?;
 
-    let same = read::holds(temporary, &checkpoint.info, &blocks);
+    let same = read::holds(temporary, &checkpoint.info, blocks);
     if !same.map_err(|Cause(text)| format!("reading it back failed: {text}"))? {
         return Err("reading it back gave something else".into());
     }
@@ -64,6 +73,7 @@ fn write_hdf5(path: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome
     for block in blocks {
         match &block.values {
             Values::F32(values) => write_block(&file, block, values)?,
+            Values::InState(spec, state) => write_block(&file, block, &spec.read(state))?,
             Values::F64(values) => write_block(&file, block, values)?,
             Values::I64(values) => write_block(&file, block, values)?,
             Values::U64(value) => write_block(&file, block, &[*value])?,

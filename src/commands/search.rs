@@ -96,7 +96,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
         }
         return Ok(());
     }
-    let mut directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"), config.run.keep);
+    let mut directory = RunDirectory::new(arguments.out.as_deref().expect("required by the parser"));
     match find(&mut directory, config, arguments.resume, comm)? {
         Found::Finished => Ok(()),
         found => {
@@ -109,7 +109,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
 /// For a plan: from where the run would start in --out. Errors: those of the run itself.
 fn what_out_holds(arguments: &RunArguments, config: &Config) -> Result<Option<String>> {
     let Some(out) = &arguments.out else { return Ok(None) };
-    let found = RunDirectory::new(out, config.run.keep).look(config, arguments.resume)?;
+    let found = RunDirectory::new(out).look(config, arguments.resume)?;
     let start = match found {
         Found::Fresh => "starts anew".into(),
         Found::Unfinished(checkpoint) => format!("goes on after epoch {}", checkpoint.epoch),
@@ -201,7 +201,7 @@ fn search_in(
         );
     }
     let specs = task.specs().to_vec();
-    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm, progress.epoch);
+    let mut recorder = RunRecorder::new(directory, info, specs, config, stop, comm, progress.epoch)?;
     recorder.start(&progress.history);
     match search::run(config, comm, task, &mut *policy, &mut recorder, progress) {
         Ok(progress) if comm.is_root() => finish(directory, task, &mut recorder, &progress),
@@ -246,7 +246,7 @@ fn finish(
 fn start(config: &Config, comm: &Comm, task: &mut dyn Task, found: Found) -> Result<(Box<dyn Policy>, Progress)> {
     let policy = search::policy(config);
     let state = state_of(task);
-    let mut progress = Progress { epoch: 0, policy: policy.state().clone(), history: Vec::new(), state };
+    let mut progress = Progress { epoch: 0, policy: policy.state().clone(), history: Vec::new(), state: state.into() };
     let resumed = match found {
         Found::Unfinished(checkpoint) => resume(&mut progress, *checkpoint, task).map(|()| true),
         _ => Ok(false),
@@ -295,7 +295,7 @@ fn resume(progress: &mut Progress, checkpoint: Checkpoint, task: &dyn Task) -> R
         return Err(Error::failed("the checkpoint does not fit its own configuration"));
     }
     log::info!("continuing after epoch {}", checkpoint.epoch);
-    progress.state = from_named(&checkpoint.tensors, task.specs())?;
+    progress.state = from_named(&checkpoint.tensors, task.specs())?.into();
     progress.epoch = checkpoint.epoch;
     progress.policy = checkpoint.policy;
     progress.history = checkpoint.history;

@@ -1,5 +1,6 @@
-//! What is kept of the samples of the round that is under way: OUT/.samples/N.h5, written by the rank that trains sample N,
-//! read by the one that goes on with it, and removed with the round's checkpoint.
+//! What is kept of the samples of a round until its checkpoint is written: OUT/.samples/EPOCH/N.h5 of a round that began after
+//! so many epochs, written by the rank that trains sample N and read by the one that goes on with it. The round that is
+//! under way has a directory of its own, since the checkpoint of the one before may still be in the making.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use crate::state::{SampleKey, SampleProgress};
 
 /// Finished samples are kept when this many times the time that keeping takes has passed: it costs 1 % at most.
 const PAYS_AFTER: u32 = 100;
+const NAME: &str = ".samples";
 /// Default of run.save_minutes.
 const MINUTES: f64 = 10.0;
 /// Slurm's KillWait, what a job has by default from TERM to KILL.
@@ -28,7 +30,7 @@ pub struct KeptSamples {
 impl KeptSamples {
     pub fn new(run: &Path, minutes: Option<f64>) -> KeptSamples {
         let every = Duration::from_secs_f64(minutes.unwrap_or(MINUTES) * 60.0);
-        KeptSamples { directory: run.join(".samples"), every, last: Instant::now(), longest: Duration::ZERO }
+        KeptSamples { directory: run.join(NAME), every, last: Instant::now(), longest: Duration::ZERO }
     }
 
     /// Whether the sample in training is to be kept now.
@@ -73,8 +75,9 @@ impl KeptSamples {
     pub fn write(&mut self, key: &SampleKey, progress: &SampleProgress, state: Option<&[f32]>) -> bool {
         let start = Instant::now();
         let file = self.file(key);
-        let written = fs::create_dir_all(&self.directory)
-            .map_err(|why| Error::file(&self.directory, format!("can't be made: {why}")))
+        let round = file.parent().expect("a round's directory");
+        let written = fs::create_dir_all(round)
+            .map_err(|why| Error::file(round, format!("can't be made: {why}")))
             .and_then(|()| write_sample(&file, key, progress, state));
         self.last = Instant::now();
         let took = start.elapsed();
@@ -88,14 +91,23 @@ impl KeptSamples {
         written.map_err(|why| log::warn!("{why}; of sample {} nothing new is kept", key.sample)).is_ok()
     }
 
-    /// When the round is saved. What stays behind belongs to no round to come, so it does no harm.
-    pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-
     fn file(&self, key: &SampleKey) -> PathBuf {
-        self.directory.join(format!("{}.h5", key.sample))
+        self.directory.join(format!("{:04}/{}.h5", key.epochs.start, key.sample))
     }
+}
+
+/// Removes what a run kept of rounds that are saved: all up to `epoch`. What stays behind does no harm.
+pub fn remove_saved(run: &Path, epoch: usize) {
+    for round in fs::read_dir(run.join(NAME)).into_iter().flatten().flatten() {
+        if round.file_name().to_str().and_then(|name| name.parse().ok()).is_some_and(|start: usize| start < epoch) {
+            let _ = fs::remove_dir_all(round.path());
+        }
+    }
+}
+
+/// When the whole run is saved.
+pub fn remove_all(run: &Path) {
+    let _ = fs::remove_dir_all(run.join(NAME));
 }
 
 /// What to do about it, if saving takes more than `GRACE`.
@@ -148,16 +160,32 @@ mod tests {
         ] {
             assert_eq!(kept.read(&other), None);
         }
-        kept.remove();
+        remove_saved(directory.path(), 2);
+        assert!(kept.read(&key(0)).is_some(), "the checkpoint after two epochs has nothing of the third");
+        remove_saved(directory.path(), 3);
         assert_eq!(kept.read(&key(0)), None);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 
         // a damaged file, and a directory that can't be made
         assert!(kept.write(&key(0), &progress, None));
-        fs::write(directory.path().join(".samples/0.h5"), "half").unwrap();
+        fs::write(directory.path().join(".samples/0002/0.h5"), "half").unwrap();
         assert_eq!(kept.read(&key(0)), None);
-        kept.remove();
+        remove_all(directory.path());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        remove_saved(directory.path(), 3);
         fs::write(directory.path().join(".samples"), "").unwrap();
         assert!(!kept.write(&key(0), &progress, None));
+    }
+
+    #[test]
+    fn what_the_next_round_keeps_neither_replaces_nor_goes_with_what_is_kept_of_the_round_that_is_being_saved() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut kept = KeptSamples::new(directory.path(), None);
+        let progress = SampleProgress { finished: true, reward: 0.5, ..SampleProgress::default() };
+        let (saved, next) = (key(0), SampleKey { epochs: 3..4, ..key(0) });
+        assert!(kept.write(&saved, &progress, Some(&[1.0])) && kept.write(&next, &progress, Some(&[2.0])));
+        assert_eq!(kept.read(&saved), Some((progress.clone(), Some(vec![1.0]))), "needed if the checkpoint is lost");
+        remove_saved(directory.path(), 3);
+        assert_eq!(kept.read(&saved), None);
+        assert_eq!(kept.read(&next), Some((progress, Some(vec![2.0]))));
     }
 }

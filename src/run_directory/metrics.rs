@@ -1,10 +1,11 @@
-//! metrics.csv as it is read: a row for each epoch that is saved.
+//! metrics.csv: a row for each epoch that is saved.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::state::{EPOCH_COLUMNS, EpochRecord};
 
@@ -30,6 +31,24 @@ impl Metrics {
     pub fn figure(&self, name: &str) -> f64 {
         self.figures[EPOCH_COLUMNS.iter().position(|column| column.name == name).expect("a column")]
     }
+}
+
+/// A row per epoch, `components` names those of mu. Written whole each time, so that it never disagrees with the checkpoint.
+/// Error: it can't be written.
+pub fn write_metrics(run: &Path, history: &[EpochRecord], components: &[String]) -> Result<()> {
+    let path = run.join(NAME);
+    let failed = |why: csv::Error| Error::file(&path, why);
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mu = components.iter().map(|name| format!("{MU}{name}"));
+    let names = EPOCH_COLUMNS.iter().map(|column| column.name.to_owned());
+    let header = ["epoch".to_owned()].into_iter().chain(names).chain(mu);
+    writer.write_record(header).map_err(failed)?;
+    for (i, record) in history.iter().enumerate() {
+        let figures = EPOCH_COLUMNS.iter().map(|column| column.text(record));
+        let row = [(i + 1).to_string()].into_iter().chain(figures).chain(record.mu.iter().map(f64::to_string));
+        writer.write_record(row).map_err(failed)?;
+    }
+    atomic_file::write_bytes(&path, &writer.into_inner().map_err(|why| Error::file(&path, why))?)
 }
 
 /// The epochs of a run; none where there is no file yet. It is replaced whole, so this never sees half of it. Errors: it
@@ -66,7 +85,6 @@ pub fn metrics_written(run: &Path) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RunDirectory;
     use super::*;
     use crate::state::{SampleRecord, Status};
 
@@ -77,7 +95,7 @@ mod tests {
         let sample = SampleRecord { reward: 0.1 + 0.2, status: Status::Ok, ..SampleRecord::default() };
         let record = EpochRecord { mu: vec![1.0 / 3.0, -1e-9], samples: vec![sample], ..EpochRecord::default() };
         let names = ["t_offset".to_owned(), "log_weight_1".to_owned()];
-        RunDirectory::new(directory.path(), 1).write_metrics(&[record.clone(), record.clone()], &names).unwrap();
+        write_metrics(directory.path(), &[record.clone(), record.clone()], &names).unwrap();
         let read = read_metrics(directory.path()).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", [Metrics::of(&record), Metrics::of(&record)]));
         assert_eq!((read[0].figure("reward_max"), &read[0].mu), (0.1 + 0.2, &record.mu));

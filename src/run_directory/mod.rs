@@ -1,8 +1,10 @@
 //! A run's directory: config.toml, run.log, metrics.csv, label-noise.csv, tensorboard/, epoch-*.h5, final.h5. Rank 0 writes it; only what
 //! is kept of a round's samples, and notes on what each rank does (`lookout`), are the ranks' own.
 
+mod background;
 mod kept_samples;
 mod metrics;
+mod saving;
 mod tensorboard;
 
 use std::ffi::OsString;
@@ -15,7 +17,7 @@ use indicatif::ProgressBar;
 use kept_samples::KeptSamples;
 pub use kept_samples::{GRACE, longer_than_grace, time_to_keep};
 pub use metrics::{Metrics, metrics_written, read_metrics};
-use tensorboard::TensorBoard;
+use saving::Saver;
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, RunInfo};
@@ -26,18 +28,14 @@ use crate::error::{Error, Result};
 use crate::lookout::{self, OwnNote};
 use crate::pace::{Pace, hours_and_minutes};
 use crate::run_lock::{self, RunLock};
-use crate::search::{self, Progress, Recorder, what_is_saved};
-use crate::state::{EPOCH_COLUMNS, EpochRecord, SampleKey, SampleProgress, TensorSpec};
+use crate::search::{self, Progress, Recorder};
+use crate::state::{EpochRecord, SampleKey, SampleProgress, TensorSpec};
 use crate::stop::{self, Stop};
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
 
-/// `run.max_failed_saves` where it is not set.
-const MAX_FAILED_SAVES: usize = 3;
-
 pub struct RunDirectory {
     path: PathBuf,
-    keep: usize,
     /// Rank 0's, from `open` on.
     lock: Option<RunLock>,
 }
@@ -53,8 +51,8 @@ pub enum Found {
 }
 
 impl RunDirectory {
-    pub fn new(path: &Path, keep: usize) -> RunDirectory {
-        RunDirectory { path: path.into(), keep, lock: None }
+    pub fn new(path: &Path) -> RunDirectory {
+        RunDirectory { path: path.into(), lock: None }
     }
 
     /// Takes the directory and finds what there is to continue. Errors: it can't be written; another process works in
@@ -141,44 +139,18 @@ impl RunDirectory {
         rows.map_err(|why| Error::file(&path, why))?;
         atomic_file::write_bytes(&path, &writer.into_inner().map_err(|why| Error::file(&path, why))?)
     }
-
-    /// metrics.csv: a row per epoch. Written whole each time, so that it never disagrees with the checkpoint.
-    fn write_metrics(&self, history: &[EpochRecord], components: &[String]) -> Result<()> {
-        let path = self.path.join(metrics::NAME);
-        let failed = |why: csv::Error| Error::file(&path, why);
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let mu = components.iter().map(|name| format!("{}{name}", metrics::MU));
-        let names = EPOCH_COLUMNS.iter().map(|column| column.name.to_owned());
-        let header = ["epoch".to_owned()].into_iter().chain(names).chain(mu);
-        writer.write_record(header).map_err(failed)?;
-        for (i, record) in history.iter().enumerate() {
-            let figures = EPOCH_COLUMNS.iter().map(|column| column.text(record));
-            let row = [(i + 1).to_string()].into_iter().chain(figures).chain(record.mu.iter().map(f64::to_string));
-            writer.write_record(row).map_err(failed)?;
-        }
-        atomic_file::write_bytes(&path, &writer.into_inner().map_err(|why| Error::file(&path, why))?)
-    }
 }
 
 /// Rank 0's recorder writes the run directory and the table; the other ranks' only listen for a stop.
 pub struct RunRecorder<'a> {
     directory: &'a RunDirectory,
-    info: RunInfo,
-    specs: Vec<TensorSpec>,
-    /// Names of theta's components.
-    components: Vec<String>,
     watch: Watch,
-    root: bool,
+    /// Rank 0's.
+    saver: Option<Saver>,
     epochs: usize,
     pace: Pace,
     /// Epochs whose rows have been printed.
     printed: usize,
-    /// Up to which epoch everything is on disk, and how many saves have failed since.
-    saved: usize,
-    failed_saves: usize,
-    max_failed_saves: usize,
-    /// Rank 0's, if wanted.
-    tensorboard: Option<TensorBoard>,
 }
 
 struct Watch {
@@ -197,6 +169,7 @@ impl Observer for Watch {
 }
 
 impl<'a> RunRecorder<'a> {
+    /// Error: rank 0 gets no thread to save on.
     pub fn new(
         directory: &'a RunDirectory,
         info: RunInfo,
@@ -205,29 +178,23 @@ impl<'a> RunRecorder<'a> {
         stop: Stop,
         comm: &Comm,
         done: usize,
-    ) -> Self {
+    ) -> Result<Self> {
         let pace = Pace::new(search::work(config, info.ranks), done);
         let samples = KeptSamples::new(&directory.path, config.run.save_minutes);
-        RunRecorder {
+        let saver = comm.is_root().then(|| Saver::new(directory.path.clone(), info, specs, config, done));
+        Ok(RunRecorder {
             directory,
-            info,
-            specs,
-            components: config.space().names(),
             watch: Watch { bar: ProgressBar::hidden(), note: comm.note(), stop, samples },
-            root: comm.is_root(),
+            saver: saver.transpose()?,
             epochs: config.train.epochs,
             pace,
             printed: 0,
-            saved: done,
-            failed_saves: 0,
-            max_failed_saves: config.run.max_failed_saves.unwrap_or(MAX_FAILED_SAVES),
-            tensorboard: TensorBoard::new(&directory.path, config).filter(|_| comm.is_root()),
-        }
+        })
     }
 
     /// Prints the table's head and the epochs that a resumed run has done already.
     pub fn start(&mut self, history: &[EpochRecord]) {
-        if self.root {
+        if self.saver.is_some() {
             terminal::line(&format!("{}{:>14}", epoch_header(), "to go"));
             self.print_rows(history);
         }
@@ -242,85 +209,22 @@ impl<'a> RunRecorder<'a> {
         self.printed = history.len();
     }
 
-    fn checkpoint(&self, progress: &Progress, test: Vec<(String, f64)>) -> Checkpoint {
-        Checkpoint {
-            info: self.info.clone(),
-            epoch: progress.epoch,
-            policy: progress.policy.clone(),
-            history: progress.history.clone(),
-            tensors: checkpoint::to_named(&progress.state, &self.specs),
-            test,
-        }
+    fn saver(&mut self) -> &mut Saver {
+        self.saver.as_mut().expect("rank 0 saves")
     }
 
-    /// Writes the checkpoint, and what follows from it.
-    fn write(&mut self, progress: &Progress) -> Result<()> {
-        let file = checkpoint::epoch_file(&self.directory.path, progress.epoch);
-        checkpoint::write(&file, &self.checkpoint(progress, Vec::new()))?;
-        (self.saved, self.failed_saves) = (progress.epoch, 0);
-        self.prune(&progress.history).unwrap_or_else(made_again_later);
-        self.write_metrics(progress);
-        self.write_events(progress, &[]);
-        Ok(())
-    }
-
-    fn prune(&self, history: &[EpochRecord]) -> Result<()> {
-        let path = &self.directory.path;
-        checkpoint::prune(path, &kept(history, &checkpoint::epochs(path)?, self.directory.keep))
-    }
-
-    fn write_events(&mut self, progress: &Progress, test: &[(String, f64)]) {
-        if let Some(tensorboard) = &mut self.tensorboard {
-            tensorboard.write(&progress.history, test).unwrap_or_else(made_again_later);
-        }
-    }
-
-    fn write_metrics(&self, progress: &Progress) {
-        self.directory.write_metrics(&progress.history, &self.components).unwrap_or_else(made_again_later);
-    }
-
-    /// Training goes on without this epoch's checkpoint. Error: that was once too often. The last epoch's is no matter: all
-    /// of it is to be in final.h5.
-    fn bear_failed_save(&mut self, why: Error, epoch: usize) -> Result<()> {
-        self.failed_saves += 1;
-        let (failed, most) = (self.failed_saves, self.max_failed_saves);
-        let saved = what_is_saved(self.saved, epoch);
-        if failed >= most && epoch < self.epochs {
-            return Err(Error::failed(format!(
-                "{why}; {failed} saves in a row have failed (run.max_failed_saves = {most}), and the run ends: {saved}; {}",
-                self.how_to_go_on()
-            )));
-        }
-        let count = format!("{failed} of at most {most} failures in a row, run.max_failed_saves");
-        log::warn!("{why}; training goes on, and the next save is another attempt ({count}): {saved}");
-        Ok(())
-    }
-
-    fn how_to_go_on(&self) -> String {
-        let directory = self.directory.path.display();
-        format!("make room in {directory} (df, quota), then run again with --resume")
-    }
-
-    /// Writes final.h5 and takes the progress bar away.
+    /// Writes final.h5, once no checkpoint is in the making, and takes the progress bar away.
     pub fn finish(&mut self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
         self.watch.bar.finish_and_clear();
+        self.saver().wait()?;
         self.directory.check_owner()?;
-        // before final.h5: a run that has that is not touched again
-        self.write_events(progress, &test);
-        checkpoint::write(&self.directory.final_file(), &self.checkpoint(progress, test)).map_err(|why| {
-            let saved = what_is_saved(self.saved, progress.epoch);
-            Error::failed(format!("{why}; all epochs are trained: {saved}; {}", self.how_to_go_on()))
-        })?;
-        // a save before it may have failed
-        self.watch.samples.remove();
-        self.write_metrics(progress);
-        Ok(())
+        self.saver().finish(progress, test)
     }
 
     /// All ranks have stopped.
     pub fn stopped(&self) {
         self.watch.bar.finish_and_clear();
-        if self.root {
+        if self.saver.is_some() {
             self.watch.stop.rename_file();
         }
     }
@@ -352,40 +256,23 @@ impl Recorder for RunRecorder<'_> {
 
     fn save(&mut self, progress: &Progress) -> Result<f64> {
         let start = Instant::now();
+        self.saver().wait()?;
         self.directory.check_owner()?;
-        match self.write(progress) {
-            Ok(()) => self.watch.samples.remove(),
-            Err(why) => self.bear_failed_save(why, progress.epoch)?,
-        }
+        self.saver().begin(progress)?;
         self.print_rows(&progress.history);
         Ok(start.elapsed().as_secs_f64())
     }
 
     fn saved(&mut self, progress: &Progress) -> usize {
-        if self.saved < progress.epoch
-            && let Err(why) = self.directory.check_owner().and_then(|()| self.write(progress))
-        {
-            log::warn!("{why}");
+        let told = |why: Error| log::warn!("{why}");
+        self.saver().wait().unwrap_or_else(told);
+        if self.saver().saved() < progress.epoch {
+            self.directory.check_owner().and_then(|()| self.saver().save(progress)).unwrap_or_else(told);
         }
-        self.saved
+        self.saver().saved()
     }
 
     fn should_stop(&mut self) -> bool {
         self.watch.stop.requested()
     }
-}
-
-/// metrics.csv, events, and which checkpoints are there: no reason to end a run whose checkpoint is safe.
-fn made_again_later(why: Error) {
-    log::warn!("{why}; the checkpoint is written, and this is tried again with the next one");
-}
-
-/// Of the epochs with checkpoints, those that stay: the last `keep` exchanges and the one with the best reward.
-fn kept(history: &[EpochRecord], written: &[usize], keep: usize) -> Vec<usize> {
-    let rewarded = history.iter().enumerate().filter(|(i, record)| record.best >= 0 && written.contains(&(i + 1)));
-    let exchanges: Vec<(usize, f64)> =
-        rewarded.map(|(i, record)| (i + 1, record.samples[record.best as usize].reward)).collect();
-    let best = exchanges.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best });
-    let last = exchanges.iter().rev().take(keep).copied();
-    last.chain(best).map(|(epoch, _)| epoch).collect()
 }

@@ -12,6 +12,15 @@ use crate::state::{SampleKey, SampleProgress};
 use crate::task::{Epoch, Task};
 use crate::train::Trained;
 
+/// What a round starts from.
+pub(super) struct Start<'a> {
+    pub state: &'a [f32],
+    /// Whether the task holds it.
+    pub in_task: bool,
+    /// A vector of that length, of any content.
+    pub room: Option<Vec<f32>>,
+}
+
 /// What a rank has of a round.
 pub(super) struct Mine {
     /// In order; when the rank was asked to stop, the last one is not finished, and those after it are not here.
@@ -20,6 +29,8 @@ pub(super) struct Mine {
     pub best: Option<usize>,
     /// Its state.
     pub candidate: Vec<f32>,
+    /// Whether the task holds it, too.
+    pub in_task: bool,
     pub interrupted: bool,
     /// Whether all of it is kept, if interrupted.
     pub kept: bool,
@@ -40,20 +51,22 @@ enum Kept {
 }
 
 impl Round {
-    /// Trains this rank's samples from `state`, or goes on where an earlier process was with them.
+    /// Trains this rank's samples, or goes on where an earlier process was with them.
     pub(super) fn train_mine(
         &self,
         comm: &Comm,
         task: &mut dyn Task,
         thetas: &[Vec<f64>],
-        state: &[f32],
+        start: Start,
         recorder: &mut dyn Recorder,
     ) -> Result<Mine> {
         let samples: Vec<usize> = (comm.rank()..self.samples).step_by(comm.size()).collect();
         recorder.round(self.epochs.clone(), samples.len() * self.epochs.len() * task.steps());
+        let Start { state, mut in_task, room } = start;
         let start_crc32 = crc32fast::hash(bytemuck::cast_slice(state));
-        let candidate = vec![0.0; state.len()];
-        let mut mine = Mine { samples: Vec::new(), best: None, candidate, interrupted: false, kept: true };
+        let candidate = room.unwrap_or_else(|| vec![0.0; state.len()]);
+        let mut mine =
+            Mine { samples: Vec::new(), best: None, candidate, in_task: false, interrupted: false, kept: true };
         for sample in samples {
             let stream = match self.data_order {
                 DataOrder::Common => 0,
@@ -69,8 +82,13 @@ impl Round {
             let progress = if reached.is_some() { progress } else { SampleProgress::default() };
             let epochs = progress.train_loss.len() as u64;
             comm.note().sample(sample, epochs * task.steps() as u64 + progress.within.steps);
-            task.load(reached.as_deref().unwrap_or(state));
+            match &reached {
+                Some(reached) => task.load(reached),
+                None if in_task => {}
+                None => task.load(state),
+            }
             drop(reached);
+            (in_task, mine.in_task) = (false, false);
             self.train(task, key, progress, &mut mine, recorder)?;
             if mine.interrupted {
                 break;
@@ -124,7 +142,7 @@ impl Round {
         progress.finished = true;
         if mine.is_best(&progress) {
             task.save(&mut mine.candidate);
-            mine.best = Some(mine.samples.len());
+            (mine.best, mine.in_task) = (Some(mine.samples.len()), true);
         }
         mine.samples.push(Sample { key, progress, kept: Kept::Nothing });
         if recorder.keeping_pays() {
@@ -146,7 +164,7 @@ impl Mine {
         let kept = if state.is_some() { Kept::OutcomeAndState } else { Kept::Outcome };
         if let Some(state) = state.filter(|_| self.is_best(&progress)) {
             self.candidate = state;
-            self.best = Some(self.samples.len());
+            (self.best, self.in_task) = (Some(self.samples.len()), false);
         }
         self.samples.push(Sample { key, progress, kept });
     }

@@ -2,9 +2,10 @@
 
 mod mine;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mine::Mine;
+use mine::{Mine, Start};
 
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
@@ -15,14 +16,15 @@ use crate::task::Task;
 use crate::train::Observer;
 
 /// Where a run stands between rounds: what is saved and resumed.
+#[derive(Clone)]
 pub struct Progress {
     /// Epochs completed.
     pub epoch: usize,
     pub policy: PolicyState,
     /// One record per completed epoch; kept on rank 0, empty elsewhere.
     pub history: Vec<EpochRecord>,
-    /// The best sample's state vector after the last round.
-    pub state: Vec<f32>,
+    /// The best sample's state vector after the last round: shared with whoever saves it while the next round trains.
+    pub state: Arc<Vec<f32>>,
 }
 
 /// What the search tells the outside world: rank 0 saves and reports, all ranks can be asked to stop.
@@ -42,11 +44,12 @@ pub trait Recorder {
     /// Whether keeping takes little time for what has been done since it was done last.
     fn keeping_pays(&self) -> bool;
 
-    /// Rank 0, after each round. Returns the seconds it took to save, or to find that it can't be saved now: the next
-    /// round's save makes up for that. Error: the run must not go on like this.
+    /// Rank 0, after each round: begins to save it, and waits for the save before it. That one may have failed: this one makes
+    /// up for it. Returns the seconds that the run lost. Error: the run must not go on like this.
     fn save(&mut self, progress: &Progress) -> Result<f64>;
 
-    /// Rank 0, before an early end: up to which epoch everything is saved, after another attempt if that is not all.
+    /// Rank 0, before an early end: up to which epoch everything is saved, once no save is under way, and after another attempt
+    /// if that is not all.
     fn saved(&mut self, progress: &Progress) -> usize;
 
     /// Whether to stop now.
@@ -107,12 +110,15 @@ pub fn run(
     let epochs = config.train.epochs;
     policy.set_state(progress.policy.clone());
     let mut checkpoint_seconds = 0.0;
+    // whether the task holds `progress.state`; what was the state before it, once nobody needs it
+    let (mut in_task, mut room) = (false, None);
     comm.round_took(longest_round(config, comm, &progress.history));
     while progress.epoch < epochs {
         let started = Instant::now();
         let round = Round::next(config, progress.epoch);
         let thetas = round.thetas(policy);
-        let mine = round.train_mine(comm, task, &thetas, &progress.state, recorder)?;
+        let start = Start { state: &progress.state, in_task, room };
+        let mine = round.train_mine(comm, task, &thetas, start, recorder)?;
 
         let waiting = Instant::now();
         comm.barrier();
@@ -128,8 +134,10 @@ pub fn run(
         let mu = policy.state().mu.clone();
         let learned = round.update(comm, policy, &thetas, &samples, config.run.seed);
         // the best sample's rank holds it as its candidate; all go on from it
-        progress.state = mine.candidate;
-        comm.broadcast(&mut progress.state, best % comm.size());
+        let (mut state, winner) = (mine.candidate, best % comm.size());
+        comm.broadcast(&mut state, winner);
+        in_task = mine.in_task && winner == comm.rank();
+        let before = std::mem::replace(&mut progress.state, Arc::new(state));
         progress.policy = policy.state().clone();
         progress.epoch = round.epochs.end;
         if comm.is_root() {
@@ -145,13 +153,16 @@ pub fn run(
 
         let saved = if comm.is_root() { recorder.save(&progress) } else { Ok(0.0) };
         checkpoint_seconds = comm.agree(saved)?;
+        room = Arc::into_inner(before);
         comm.round_took(started.elapsed());
         let stop = recorder.should_stop() && progress.epoch < epochs;
         if comm.all_max(stop as u64) == 1 {
             return Err(stopped(&format!("after epoch {}", progress.epoch), true, comm, recorder, &progress));
         }
     }
-    task.load(&progress.state);
+    if !in_task {
+        task.load(&progress.state);
+    }
     Ok(progress)
 }
 
@@ -190,7 +201,8 @@ impl Progress {
         comm.broadcast(&mut epoch, 0);
         self.epoch = epoch[0] as usize;
         broadcast_policy(comm, &mut self.policy);
-        comm.broadcast(&mut self.state, 0);
+        let state: &mut Vec<f32> = Arc::make_mut(&mut self.state);
+        comm.broadcast(state, 0);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Named tensors in a task's state vector.
 
+use std::borrow::Cow;
+
 /// Where one named tensor lies in a task's state vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -22,11 +24,13 @@ impl TensorSpec {
         self.len() == 0
     }
 
-    /// The tensor's values in a state vector, row-major in the order of `shape`. Panics if it reaches beyond `state`.
-    pub fn read(&self, state: &[f32]) -> Vec<f32> {
+    /// The tensor's values in a state vector, row-major in the order of `shape`; copied only where the memory has another
+    /// order. Panics if it reaches beyond `state`.
+    pub fn read<'a>(&self, state: &'a [f32]) -> Cow<'a, [f32]> {
         let memory = &state[self.offset..self.offset + self.len()];
         match self.channels_last_sizes() {
-            None => memory.to_vec(),
+            None => Cow::Borrowed(memory),
+            Some((_, inputs, pixels)) if inputs == 1 || pixels == 1 => Cow::Borrowed(memory),
             Some((outputs, inputs, pixels)) => {
                 let mut values = Vec::with_capacity(memory.len());
                 for output in 0..outputs {
@@ -34,7 +38,7 @@ impl TensorSpec {
                         values.extend((0..pixels).map(|pixel| memory[(output * pixels + pixel) * inputs + input]));
                     }
                 }
-                values
+                Cow::Owned(values)
             }
         }
     }
