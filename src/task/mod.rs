@@ -84,7 +84,8 @@ pub trait Task {
     fn specs(&self) -> &[TensorSpec];
 
     /// Copies the state to or from a vector as long as `specs` span. What a task does next must depend on its state
-    /// and its arguments alone: this is what makes results independent of the number of ranks.
+    /// and its arguments alone: this is what makes results independent of the number of ranks. A state that was saved is not
+    /// loaded again where the task still holds it.
     fn save(&mut self, state: &mut [f32]);
     fn load(&mut self, state: &[f32]);
 
