@@ -195,10 +195,12 @@ impl Trainer {
     /// Copies the state into `state`, of the length that `specs` span.
     pub fn save(&mut self, state: &mut [f32]) {
         let mut rest = state;
-        for tensor in self.state_tensors() {
-            let part = rest.split_off_mut(..tensor.numel()).expect("the state vector is as long as its specs");
-            tensor.to_device(Device::Cpu).copy_data(part, part.len());
-        }
+        tch::no_grad(|| {
+            for tensor in self.state_tensors() {
+                let part = rest.split_off_mut(..tensor.numel()).expect("the state vector is as long as its specs");
+                on_host(part.as_mut_ptr(), tensor).copy_(tensor);
+            }
+        });
     }
 
     /// Takes over a state that `save` wrote.
@@ -207,7 +209,7 @@ impl Trainer {
         tch::no_grad(|| {
             for tensor in self.state_tensors() {
                 let part = rest.split_off(..tensor.numel()).expect("the state vector is as long as its specs");
-                tensor.copy_(&Tensor::from_slice(part));
+                tensor.copy_(&on_host(part.as_ptr(), tensor));
             }
         });
         self.replicas.synchronise();
@@ -224,6 +226,14 @@ impl Trainer {
             .chain(self.optimizers[0].state())
             .collect()
     }
+}
+
+/// A tensor of `like`'s size over f32 that lie at `values`, so that a copy from or to any device goes there without another on
+/// the host. It must be gone before they are, and is written to only where they may be.
+fn on_host(values: *const f32, like: &Tensor) -> Tensor {
+    let (size, strides) = (like.size(), like.stride());
+    // SAFETY: the callers' slices are as long as `like` is, which has its elements side by side, and outlive this tensor
+    unsafe { Tensor::from_blob(values.cast(), &size, &strides, Kind::Float, Device::Cpu) }
 }
 
 fn specs(layout: &TensorLayout, optimizer: config::OptimizerName, averaged: bool) -> Vec<TensorSpec> {
