@@ -2,21 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
+mod support;
+
 use amlfs::loss::{Head, HeadKind, Space, SpaceKind, TauWeights, Unified};
-
-/// Peak resident memory since `reset_peak`, and memory now, in bytes.
-fn resident() -> (f64, f64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
-    };
-    (field("VmHWM:"), field("VmRSS:"))
-}
-
-fn reset_peak() {
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-}
+use support::{reset_peak, resident};
 
 #[test]
 fn the_head_holds_one_n_by_c_tensor() {

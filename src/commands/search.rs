@@ -331,7 +331,8 @@ fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task)
         megabytes(3 * numbers)
     );
     println!(
-        "# a stop, and run.save_minutes, save {:.1} MB per rank; a rank has two of these files in a round at most",
+        "# a stop, and run.save_minutes, save {:.1} MB per rank; a rank has two of these files of a round at most, until that is \
+         saved",
         megabytes(numbers)
     );
     println!("# files: the last {} checkpoints and the best, {:.1} MB each", config.run.keep, megabytes(numbers));

@@ -61,8 +61,8 @@ pub struct EpochRecord {
     pub images: f64,
     /// Training images per second over all ranks.
     pub images_per_second: f64,
-    /// Seconds of the whole epoch, of waiting for the slowest rank, of Allgather + policy + Bcast, and of writing the
-    /// previous checkpoint (a file can't hold the time of its own writing).
+    /// Seconds of the whole epoch, of waiting for the slowest rank, and of Allgather + policy + Bcast; then, not in the first,
+    /// what the run lost to checkpoints at the exchange before it: waiting for one that was not written yet.
     pub seconds: f64,
     pub wait_seconds: f64,
     pub exchange_seconds: f64,
@@ -149,7 +149,7 @@ pub const EPOCH_COLUMNS: &[Column<EpochRecord>] = &[
     derived!(Number "validation_seconds", "s", "wall-clock time of validation", EpochRecord::validation_seconds, shown("valid s", 9, 2)),
     stored!(Number wait_seconds, "s", "time of waiting for the slowest rank", 0, shown("wait s", 9, 2)),
     stored!(Number exchange_seconds, "s", "time of gathering rewards, updating mu and broadcasting the best model", 0, shown("exch s", 8, 3)),
-    stored!(Number checkpoint_seconds, "s", "time of writing the previous checkpoint", 0, shown("save s", 8, 3)),
+    stored!(Number checkpoint_seconds, "s", "time lost to checkpoints at the exchange before", 0, shown("save s", 8, 3)),
 ];
 
 /// [E, B] each.

@@ -130,6 +130,20 @@ pub fn cpu_seconds(process: i32) -> f64 {
     ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
 }
 
+/// This process' peak resident memory since `reset_peak`, and memory now, in bytes.
+pub fn resident() -> (f64, f64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+    };
+    (field("VmHWM:"), field("VmRSS:"))
+}
+
+pub fn reset_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
 /// A path as an argument.
 pub fn path(directory: &Path, name: &str) -> String {
     directory.join(name).to_str().unwrap().to_owned()
