@@ -10,6 +10,9 @@ use crate::comm::{self, Comm};
 use crate::config::{DeviceKind, Run};
 use crate::error::{Error, Result};
 
+/// Where it is set, a rank may want more devices than it sees: two replicas on one card, which tests (`benches/gpu.sh`) may have.
+const SHARE: &str = "AMLFS_SHARE_DEVICES";
+
 /// A rank's devices, chosen before MPI_Init: some MPIs touch a GPU there. Errors: CUDA wanted and not there, or not there in a
 /// job that has GPUs.
 pub fn choose(run: &Run) -> Result<Vec<Device>> {
@@ -34,18 +37,18 @@ pub fn choose(run: &Run) -> Result<Vec<Device>> {
     let visible = Cuda::device_count() as usize;
     let wanted = run.devices_per_rank.unwrap_or(visible.min(2));
     let local_rank = comm::launcher_local_rank().unwrap_or(0);
-    if wanted > visible {
+    if wanted > visible && std::env::var_os(SHARE).is_none() {
         return Err(Error::config(format!("run.devices_per_rank = {wanted}: this rank sees {visible} CUDA device(s)")));
     }
     Ok(assign(visible, wanted, local_rank).into_iter().map(Device::Cuda).collect())
 }
 
 /// A rank that sees no more devices than it wants takes them all (the launcher has sliced them); else the ranks of a
-/// node take slices in turn, from the first again once the devices are used up.
+/// node take slices in turn, from the first again once the devices are used up. One that wants more has each several times.
 fn assign(visible: usize, wanted: usize, local_rank: usize) -> Vec<usize> {
     let slices = (visible / wanted).max(1);
     let first = local_rank % slices * wanted;
-    (first..first + wanted).collect()
+    (first..first + wanted).map(|device| device % visible).collect()
 }
 
 /// After MPI_Init: checks what `choose` relied on, and says where ranks share devices.
@@ -164,5 +167,6 @@ mod tests {
         assert_eq!(assign(8, 2, 4), [0, 1], "more ranks than devices");
         assert_eq!(assign(4, 1, 6), [2]);
         assert_eq!(assign(3, 2, 1), [0, 1]);
+        assert_eq!(assign(1, 2, 3), [0, 0], "AMLFS_SHARE_DEVICES");
     }
 }
