@@ -46,13 +46,14 @@ def fixed(shape, number):
     return torch.tensor(scale * scattered(count, number), dtype=torch.float32).reshape(shape)
 
 
-model = SphereFace20()
-with torch.no_grad():
-    for number, parameter in enumerate(model.parameters()):
-        parameter.copy_(fixed(parameter.shape, number))
-    images = torch.tensor(scattered(2 * 3 * 112 * 96, 99), dtype=torch.float32).reshape(2, 3, 112, 96)
-    embeddings = model(images)
-print([tuple(p.shape) for p in model.parameters()])
-print([p.numel() for p in model.parameters()], sum(p.numel() for p in model.parameters()))
-for row in embeddings:
-    print([round(v, 6) for v in row[::64].tolist()], round(row.norm().item(), 5))
+if __name__ == "__main__":
+    model = SphereFace20()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(fixed(parameter.shape, number))
+        images = torch.tensor(scattered(2 * 3 * 112 * 96, 99), dtype=torch.float32).reshape(2, 3, 112, 96)
+        embeddings = model(images)
+    print([tuple(p.shape) for p in model.parameters()])
+    print([p.numel() for p in model.parameters()], sum(p.numel() for p in model.parameters()))
+    for row in embeddings:
+        print([round(v, 6) for v in row[::64].tolist()], round(row.norm().item(), 5))
