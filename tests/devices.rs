@@ -10,7 +10,7 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
 
-use amlfs::config::{Config, Layers, ModelName};
+use amlfs::config::{Config, Layers};
 use amlfs::data::prepare::Market;
 use amlfs::data::{Batch, BatchImages, FaceTree, Folder, MarketTree, PrepareOptions, Store, prepare};
 use amlfs::loss::FIXED_LOSSES;
@@ -38,8 +38,10 @@ const STEPS: u64 = 50;
 type Tested = Result<(), String>;
 type Settings = &'static [&'static str];
 /// Every network: preset, settings, height and width of images.
-const NETWORKS: [(&str, Settings, (i64, i64)); 6] = [
+const NETWORKS: [(&str, Settings, (i64, i64)); 8] = [
     ("demo", &[], (16, 16)),
+    ("images-small", &["model.width=0.0625"], (48, 24)),
+    ("images-small", &["model.width=0.0625", "model.depth=50"], (48, 24)),
     ("faces-small", &["model.width=0.125"], (48, 24)),
     ("market1501-spherereid", &["model.width=0.0625"], (48, 24)),
     ("market1501-spherereid", &["model.width=0.0625", "model.last_stride=1"], (48, 24)),
@@ -136,7 +138,8 @@ fn outputs(config: &Config, size: (i64, i64), batch: &Batch, devices: &[Device])
     let of = |flat: &Tensor, entry: &model::Entry| flat.narrow(0, entry.offset as i64, entry.count() as i64);
     // Residual branches that are as strong as what they are added to make rounding grow from block to block, a thousandfold in
     // ResNet-50; a trained network's are weaker.
-    let last_norm = if config.model.name == ModelName::ResnetCifar { "bn2.weight" } else { "bn3.weight" };
+    let bottlenecks = parameters.iter().any(|entry| entry.name.ends_with("bn3.weight"));
+    let last_norm = if bottlenecks { "bn3.weight" } else { "bn2.weight" };
     for entry in parameters.iter().filter(|entry| entry.name.contains("layer") && entry.name.ends_with(last_norm)) {
         let _ = no_grad(|| of(&replicas.first().flat, entry).fill_(0.1));
     }
