@@ -65,13 +65,12 @@ unset LIBTORCH_USE_PYTORCH
 mkdir "$work/source"
 git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$work/source"
 sed -i -E "s/^(tch|torch-sys) = \"[0-9.]+\"/\1 = \"$tch_version\"/" "$work/source/Cargo.toml"
+# libtorch_cuda's own libraries are not here
+sed -i 's/^fn main() {$/&\n    println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");/' "$work/source/build.rs"
 git_dir=$(git rev-parse --absolute-git-dir) # build.rs records the commit
 programs=$(
     cd "$work/source"
-    # libtorch_cuda's own libraries are not here
-    GIT_DIR=$git_dir RUSTFLAGS="-C link-arg=-Wl,--allow-shlib-undefined" PATH=$PATH:$HOME/.cargo/bin \
-        CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/pack-gpu} CARGO_INCREMENTAL=0 \
-        CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols \
+    GIT_DIR=$git_dir PATH=$PATH:$HOME/.cargo/bin CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/pack-gpu} CARGO_INCREMENTAL=0 \
         cargo build --release --bin amlfs --test devices --bench loader --message-format json-render-diagnostics |
         python3 -c 'import json, sys
 for line in sys.stdin:
@@ -82,7 +81,7 @@ for line in sys.stdin:
 pack=$work/amlfs-gpu
 mkdir -p "$pack/bin" "$pack/lib" "$pack/mpi"
 while read -r name program; do
-    install -m 755 "$program" "$pack/bin/$name"
+    install -m 755 -s "$program" "$pack/bin/$name"
 done <<<"$programs"
 for name in amlfs devices loader; do
     [ -x "$pack/bin/$name" ] || refuse "cargo built no $name"

@@ -28,8 +28,8 @@ const BF16: f64 = 3e-2;
 const BATCHES: i64 = 3;
 /// Of the loss of an untrained network of 50 layers, which makes rounding grow a thousandfold.
 const UNTRAINED: f64 = 1e-3;
-/// Of mean losses within fifty steps of training: weights that were changed by 1e-6 gave 6 % on CPU.
-const CHAOS: f64 = 0.15;
+/// Of mean losses within fifty steps of training: on CPU, weights that were changed by 1e-7 gave 8 % (re-ID).
+const CHAOS: f64 = 0.2;
 const CLASSES: i64 = 7;
 const EXAMPLES: i64 = 8;
 const STEPS: u64 = 50;
