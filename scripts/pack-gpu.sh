@@ -62,15 +62,18 @@ export LIBTORCH
 unset LIBTORCH_USE_PYTORCH
 
 # --- the programs -------------------------------------------------------------------------------------------------
-mkdir "$work/source"
-git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$work/source"
-sed -i -E "s/^(tch|torch-sys) = \"[0-9.]+\"/\1 = \"$tch_version\"/" "$work/source/Cargo.toml"
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/pack-gpu}
+source=$CARGO_TARGET_DIR/source # in the same place each time: cargo then knows what it has built
+rm -rf "$source"
+mkdir -p "$source"
+git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C "$source"
+sed -i -E "s/^(tch|torch-sys) = \"[0-9.]+\"/\1 = \"$tch_version\"/" "$source/Cargo.toml"
 # libtorch_cuda's own libraries are not here
-sed -i 's/^fn main() {$/&\n    println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");/' "$work/source/build.rs"
+sed -i 's/^fn main() {$/&\n    println!("cargo:rustc-link-arg=-Wl,--allow-shlib-undefined");/' "$source/build.rs"
 git_dir=$(git rev-parse --absolute-git-dir) # build.rs records the commit
 programs=$(
-    cd "$work/source"
-    GIT_DIR=$git_dir PATH=$PATH:$HOME/.cargo/bin CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/pack-gpu} CARGO_INCREMENTAL=0 \
+    cd "$source"
+    GIT_DIR=$git_dir PATH=$PATH:$HOME/.cargo/bin CARGO_INCREMENTAL=0 \
         cargo build --release --bin amlfs --test devices --bench loader --message-format json-render-diagnostics |
         python3 -c 'import json, sys
 for line in sys.stdin:
@@ -88,18 +91,25 @@ for name in amlfs devices loader; do
 done
 
 # --- the libraries ------------------------------------------------------------------------------------------------
-# of the other machine: the C library, the compiler's, CUDA's, and what comes with torch
-theirs='^(ld-linux|lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|cuda|cudart|cupti|torch|c10|gomp)[-_.0-9a-z]*\.so)'
-wanted() { ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ "^/" { print $3 }' | sort -u; }
-while read -r library; do
-    [[ ${library##*/} =~ $theirs ]] || install -m 644 "$library" "$pack/lib/${library##*/}"
+# what the other machine has: the C library, the compiler's, CUDA's, and what comes with torch
+theirs='^(ld-linux.*|lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|gomp|c10|c10_cuda|torch|torch_[a-z]+|cuda|cudart|cupti'
+theirs+='|cublas|cublasLt|cudnn|cudnn_[a-z]+|cufft|cufile|curand|cusolver|cusparse|cusparseLt|nccl|nvrtc|nvshmem_host|nvJitLink))\.so'
+# NAME PATH of the libraries that a file wants besides; PATH is "not" for what is not found
+wanted() {
+    ldd "$1" | awk '$2 == "=>" { print $1, $3 }' | sort -u | while read -r name path; do
+        [[ $name =~ $theirs ]] || printf '%s %s\n' "$name" "$path"
+    done
+}
+while read -r name path; do
+    [ "$path" != not ] || refuse "$name, which amlfs wants, is not found"
+    install -m 644 "$path" "$pack/lib/$name"
 done < <(wanted "$pack/bin/amlfs")
 plugins=$(ompi_info --parsable --path pkglibdir | sed 's/^path:pkglibdir://')
 for plugin in "$plugins"/mca_*.so; do
     # those for hardware and batch systems want libraries that are not carried
     lacks=
-    while read -r library; do
-        [ -e "$pack/lib/${library##*/}" ] || [[ ${library##*/} =~ $theirs ]] || lacks=$library
+    while read -r name _; do
+        [ -e "$pack/lib/$name" ] || lacks=$name
     done < <(wanted "$plugin")
     [ -n "$lacks" ] || install -m 644 "$plugin" "$pack/mpi/"
 done
