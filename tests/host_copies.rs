@@ -7,8 +7,16 @@ use syn::visit::{self, Visit};
 use walkdir::WalkDir;
 
 /// What a training step runs, below src/.
-const STEP: [&str; 7] =
-    ["train", "model", "loss/head.rs", "loss/unified.rs", "loss/derivatives.rs", "loss/fixed.rs", "loss/triplet.rs"];
+const STEP: [&str; 8] = [
+    "train",
+    "model",
+    "loss/head.rs",
+    "loss/unified.rs",
+    "loss/derivatives.rs",
+    "loss/fixed.rs",
+    "loss/of_classes.rs",
+    "loss/triplet.rs",
+];
 
 /// What waits for a device in tch.
 const WAITING: [&str; 12] = [
@@ -29,14 +37,13 @@ const WAITING: [&str; 12] = [
 /// (file, function, what) that may: none of it is run in a step.
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("loss/unified.rs", "new", "to_device"), // once an epoch
+    ("loss/of_classes.rs", "new", "to_device"),
     ("model/weights.rs", "new", "to_device"),
     ("train/optimizer.rs", "new", "to_device"),
     ("train/replicas.rs", "new", "to_device"),
     ("train/replicas.rs", "pull", "to_device"), // for a report
     ("train/trainer.rs", "epoch", "to_device"), // before its first step
     ("train/trainer.rs", "epoch", "try_from"),  // after its last one, or at a pause
-    ("train/trainer.rs", "save", "copy_data"),
-    ("train/trainer.rs", "save", "to_device"),
 ];
 
 #[derive(Default)]
