@@ -136,7 +136,7 @@ mod tests {
         assert_eq!((&origin.presets[..], origin.named), (&["demo"][..], true));
         assert_eq!(told(&origin), ["run.stall_minutes 5.0 nothing", "train.epochs 30 14"]);
         let rounds = started(Some("demo"), None, &["search.round_epochs=3"]).origin().unwrap();
-        assert_eq!(told(&rounds), ["search.round_epochs 3 2"]);
+        assert_eq!(told(&rounds), ["search.round_epochs 3 4"]);
     }
 
     #[test]

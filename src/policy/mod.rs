@@ -65,7 +65,7 @@ pub const POLICIES: &[PolicyKind] = &[
         about: "pairs, and natural-gradient steps in units of sigma along a smoothed path",
         pairs: true,
         smooth: true,
-        least_rounds: 5,
+        least_rounds: 4,
         new: |start| Box::new(natural::Natural::new(start)),
     },
     PolicyKind {
