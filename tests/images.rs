@@ -54,16 +54,16 @@ fn tree(directory: &Path) -> String {
     tree
 }
 
-fn packed(directory: &Path, arguments: &[&str]) -> String {
-    let (tree, file) = (tree(directory), path(directory, "images.h5"));
-    assert_code(&amlfs(&[&["prepare", "images", &tree, "--out", &file], arguments].concat()), 0);
+fn packed(directory: &Path, tree: &str, arguments: &[&str]) -> String {
+    let file = path(directory, "images.h5");
+    assert_code(&amlfs(&[&["prepare", "images", tree, "--out", &file], arguments].concat()), 0);
     file
 }
 
 #[test]
 fn images_give_the_same_bits_for_1_2_and_4_ranks_and_evaluate_repeats_the_test() {
     let directory = tempfile::tempdir().unwrap();
-    let data = format!("--data={}", packed(directory.path(), &["--resize=40"]));
+    let data = format!("--data={}", packed(directory.path(), &tree(directory.path()), &["--resize=40"]));
     let results: Vec<_> = [1, 2, 4]
         .into_iter()
         .map(|ranks| {
@@ -87,7 +87,7 @@ fn images_give_the_same_bits_for_1_2_and_4_ranks_and_evaluate_repeats_the_test()
 #[test]
 fn an_image_search_that_is_killed_and_resumed_has_the_straight_runs_bits() {
     let directory = tempfile::tempdir().unwrap();
-    let data = format!("--data={}", packed(directory.path(), &[]));
+    let data = format!("--data={}", packed(directory.path(), &tree(directory.path()), &[]));
     kill_and_resume(&[SMALL_IMAGES, &[&data]].concat(), 3, 4);
 }
 
@@ -163,7 +163,7 @@ fn files_of_other_data_and_trees_are_refused_with_what_to_do() {
     };
     assert_error(&search(&faces), 1, "faces.h5: not written by amlfs prepare images: its images have no subsets");
     assert_error(&search(&tree), 1, "pack it first: amlfs prepare images");
-    let file = packed_again(directory.path(), &tree);
+    let file = packed(directory.path(), &tree, &[]);
     let out = format!("--out={}", path(directory.path(), "run"));
     let faces = ["--preset=faces-small", "--device=cpu", &format!("--data={file}"), &out];
     assert_error(
@@ -171,10 +171,4 @@ fn files_of_other_data_and_trees_are_refused_with_what_to_do() {
         1,
         "written by amlfs prepare images; for these take the preset images",
     );
-}
-
-fn packed_again(directory: &Path, tree: &str) -> String {
-    let file = path(directory, "images.h5");
-    assert_code(&amlfs(&["prepare", "images", tree, "--out", &file]), 0);
-    file
 }

@@ -27,10 +27,10 @@ struct BasicBlock {
 impl ResNet {
     /// `depth` is 18, 34 or 50. `width` scales all channels; 1 is the published network.
     pub fn new(layout: &mut TensorLayout, depth: usize, width: f64, classes: usize) -> ResNet {
-        let blocks = |depth| if depth == 18 { [2, 2, 2, 2] } else { [3, 4, 6, 3] };
         let (trunk, outputs) = match depth {
-            50 => (Trunk::Bottleneck(ResNet50::new(layout, "", width, 2)), resnet50::outputs(width)),
-            _ => Trunk::basic(layout, blocks(depth), width),
+            18 => Trunk::basic(layout, [2, 2, 2, 2], width),
+            34 => Trunk::basic(layout, [3, 4, 6, 3], width),
+            _ => (Trunk::Bottleneck(ResNet50::new(layout, "", width, 2)), resnet50::outputs(width)),
         };
         let deviation = (1.0 / (3.0 * outputs as f64)).sqrt(); // that of PyTorch's uniform draws
         let init = Init::Gaussian(deviation);

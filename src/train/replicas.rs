@@ -121,8 +121,9 @@ impl Replicas {
 
     /// Keeps the training images on every device (`Resident`).
     pub fn keep(&mut self, dataset: &Arc<Dataset>, fill: [u8; 3], loader_threads: usize) -> Result<()> {
-        for replica in &mut self.replicas {
-            replica.resident = Some(Resident::new(dataset, fill, loader_threads, replica.weights.device())?);
+        let residents = Resident::on(&self.devices(), dataset, fill, loader_threads)?;
+        for (replica, resident) in self.replicas.iter_mut().zip(residents) {
+            replica.resident = Some(resident);
         }
         Ok(())
     }

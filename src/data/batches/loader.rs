@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn batches_have_the_crops_size_with_augmentation() {
-        let augment = Augment { padding: 0, zoom: None, crop: (3, 2), erasing: 0.0, ..AUGMENT };
+        let augment = Augment { padding: 0, crop: (3, 2), erasing: 0.0, ..AUGMENT };
         let batches = all(1, Some(augment));
         assert_eq!(batches[0].0.len(), 8 * 3 * 2 * 3);
         for (bytes, labels) in &batches {

@@ -63,18 +63,30 @@ impl Resident {
         (dataset.len() * 3 * height * width) as u64
     }
 
-    /// Reads all images of `dataset`. Erased rectangles get the colour `fill`. Errors: damaged images; no memory.
-    pub fn new(dataset: &Arc<Dataset>, fill: [u8; 3], loader_threads: usize, device: Device) -> Result<Resident> {
+    /// Reads all images of `dataset` once, for each of the devices. Erased rectangles get the colour `fill`. Errors: damaged
+    /// images; no memory.
+    pub fn on(
+        devices: &[Device],
+        dataset: &Arc<Dataset>,
+        fill: [u8; 3],
+        loader_threads: usize,
+    ) -> Result<Vec<Resident>> {
         let (height, width) = dataset.images.size();
-        let area = (height * width) as i64;
-        let pixels = Tensor::f_empty([dataset.len() as i64 * area, 3], (Kind::Uint8, device))?;
+        let rows = (dataset.len() * height * width) as i64;
+        let empty = |&device: &Device| {
+            let pixels = Tensor::f_empty([rows, 3], (Kind::Uint8, device))?;
+            Ok(Resident { pixels, size: (height, width), fill: Tensor::from_slice(&fill).to_device(device) })
+        };
+        let residents = devices.iter().map(empty).collect::<Result<Vec<_>>>()?;
         let mut start = 0;
         for batch in batches(dataset, (0..dataset.len() as u32).collect(), COPIED_AT_ONCE, None, loader_threads) {
             let rows = batch?.images.pixels().view([-1, 3]);
-            no_grad(|| pixels.narrow(0, start, rows.size()[0]).copy_(&rows));
+            for resident in &residents {
+                no_grad(|| resident.pixels.narrow(0, start, rows.size()[0]).copy_(&rows));
+            }
             start += rows.size()[0];
         }
-        Ok(Resident { pixels, size: (height, width), fill: Tensor::from_slice(&fill).to_device(device) })
+        Ok(residents)
     }
 
     /// The images of `picks`, whose numbers are on this device: [N, H, W, 3] u8.
@@ -121,7 +133,7 @@ mod tests {
         let dataset = Arc::new(Dataset { indices: (3..40).collect(), labels: vec![0; 37], images: Arc::new(Numbered) });
         let order = shuffled(37, 37, 1, 0, 0);
         let fill = augment.map_or([0; 3], |augment| augment.fill);
-        let resident = Resident::new(&dataset, fill, 2, Device::Cpu).unwrap();
+        let resident = Resident::on(&[Device::Cpu], &dataset, fill, 2).unwrap().remove(0);
         let bytes = |batch: Batch| match batch.images {
             BatchImages::Pixels(pixels) => Vec::try_from(pixels.reshape(-1)).unwrap(),
             BatchImages::Picks(picks) => Vec::try_from(resident.pick(&picks).reshape(-1)).unwrap(),
