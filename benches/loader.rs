@@ -36,7 +36,7 @@ fn main() {
     };
     let start = Instant::now();
     let mut sum = 0.0;
-    for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), BATCH, Some(augment), threads) {
+    for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), 0, BATCH, Some(augment), threads) {
         let images = batch.expect("whole images").images.pixels();
         // as train/replicas.rs does it
         let normalised = ((images.to_kind(Kind::Float) - 127.5) * (1.0 / 128.0)).permute([0, 3, 1, 2]);

@@ -127,11 +127,12 @@ impl Run {
 
     /// The test metric that comparisons are made with.
     pub fn main_metric(&self) -> &'static str {
+        let of_uneven_classes = matches!(self.config.search.reward(), Reward::Recall | Reward::BalancedLikelihood);
         match self.task() {
-            DataKind::Images if self.config.search.reward() == Reward::Recall => "recall",
-            DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Glyphs | DataKind::Images => "top1",
             DataKind::Faces => "rank1",
             DataKind::Reid => "map",
+            _ if of_uneven_classes => "recall",
+            DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Glyphs | DataKind::Images => "top1",
         }
     }
 }
@@ -307,10 +308,12 @@ mod tests {
             threads: 1,
             libtorch: String::new(),
             device: String::new(),
+            classes: Vec::new(),
         };
         let test = vec![("top1".to_owned(), top1)];
         let policy = crate::search::policy(&config).state().clone();
-        let checkpoint = Checkpoint { info, epoch: 0, policy, history: Vec::new(), tensors: Vec::new(), test };
+        let checkpoint =
+            Checkpoint { info, epoch: 0, policy, history: Vec::new(), tensors: Vec::new(), test, predictions: None };
         Run { path: "run".into(), arm: Arm::of(&config), checkpoint, config }
     }
 

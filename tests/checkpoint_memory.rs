@@ -27,12 +27,14 @@ fn a_checkpoint_is_written_from_the_state_with_room_for_single_tensors_alone() {
             threads: 1,
             libtorch: String::new(),
             device: String::new(),
+            classes: Vec::new(),
         },
         epoch: 0,
         policy: PolicyState { mu: vec![], sigma: vec![], step: 0, memory: vec![] },
         history: vec![],
         tensors: vec![],
         test: vec![],
+        predictions: None,
     };
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("final.h5");

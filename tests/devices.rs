@@ -368,7 +368,7 @@ fn saved_state_goes_on(data: &Data, case: TaskCase, first: Device, device: Devic
             "metric" => close(&format!("{} reward", case.0), 1.0 + found.0, 1.0 + expected.0, 0.03)?,
             _ => close(&format!("{} likelihood", case.0), found.0, expected.0, UNTRAINED)?,
         }
-        for ((name, found), (_, expected)) in found.1.into_iter().zip(expected.1) {
+        for ((name, found), (_, expected)) in found.1.metrics.into_iter().zip(expected.1.metrics) {
             close(&format!("{} {name}", case.0), 1.0 + found, 1.0 + expected, 0.03)?;
         }
         let [expected, found] = [&mut ours, &mut theirs].map(|task| train(&mut **task, &theta, within, 1).0[0]);

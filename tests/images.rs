@@ -172,3 +172,80 @@ fn files_of_other_data_and_trees_are_refused_with_what_to_do() {
         "written by amlfs prepare images; for these take the preset images",
     );
 }
+
+#[test]
+fn predictions_are_those_of_the_test_and_another_files_classes_go_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let tree = tree(here);
+    // a fifth of each class is tested on
+    let mut rows = vec!["path,label,split".to_owned()];
+    for class in 0..6 {
+        let mut images: Vec<_> = fs::read_dir(format!("{tree}/class {class}")).unwrap().flatten().collect();
+        images.sort_by_key(|entry| entry.file_name());
+        for (number, image) in images.iter().enumerate() {
+            let name = image.file_name().into_string().unwrap();
+            let split = if number % 5 == 0 { "test" } else { "train" };
+            rows.push(format!("tree/class {class}/{name},{class} \"é\",{split}").replace("\"", "'"));
+        }
+    }
+    let list = path(here, "list.csv");
+    fs::write(&list, rows.join("\n")).unwrap();
+    let file = path(here, "images.h5");
+    assert_code(&amlfs(&["prepare", "images", &list, "--out", &file]), 0);
+    let (data, out) = (format!("--data={file}"), path(here, "run"));
+    let out_flag = format!("--out={out}");
+    let train = [&["train", "--loss=softmax"], &for_training(SMALL_IMAGES)[..], &[&data, &out_flag]].concat();
+    assert_code(&finish(&mut mpirun(1, &train)), 0);
+    let found = final_without_timings(Path::new(&out));
+    assert_eq!(found.info.classes[1], "1 'é'");
+    let predictions = found.predictions.unwrap();
+    let packed = Packed::open(Path::new(&file)).unwrap();
+    let names: Vec<String> = predictions.image.iter().map(|&image| packed.name(image as usize).unwrap()).collect();
+    assert!(names.len() == 16 && names.iter().all(|name| rows.iter().any(|row| row.starts_with(&name[..]))));
+
+    // the same images as files, half of them named on standard input
+    let csv = path(here, "predictions.csv");
+    let files: Vec<String> = names.iter().map(|name| path(here, name)).collect();
+    let mut predict = std::process::Command::new(support::AMLFS);
+    predict.args(["predict", "--device=cpu", "--top=2", "--model", &out, "--out", &csv]).args(&files[..8]).arg("-");
+    let listed = path(here, "listed");
+    fs::write(&listed, files[8..].join("\n")).unwrap();
+    assert_code(&finish(predict.stdin(fs::File::open(&listed).unwrap())), 0);
+    let mut reader = csv::Reader::from_path(&csv).unwrap();
+    let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.unwrap()).collect();
+    assert_eq!(rows.len(), files.len());
+    for ((row, file), &predicted) in rows.iter().zip(&files).zip(&predictions.predicted) {
+        assert_eq!((&row[0], &row[1]), (&file[..], &found.info.classes[predicted as usize][..]));
+        let [first, second] = [2, 4].map(|column| row[column].parse::<f64>().unwrap());
+        assert!(first >= second && second >= 0.0 && first + second <= 1.0 + 1e-5, "{row:?}");
+    }
+    assert_error(&amlfs(&["predict", "--device=cpu", "--model", &out, "--out", &csv, &files[0]]), 1, "exists already");
+
+    // another file whose classes come in another order, and without a test set
+    let test: Vec<String> = (0..6).rev().map(|class| format!("{class} 'é'")).collect();
+    let of_class = |class: &str| -> Vec<&String> {
+        let directory = format!("class {}", &class[..1]);
+        names.iter().filter(|name| name.contains(&directory)).collect()
+    };
+    let rows: Vec<String> =
+        test.iter().flat_map(|class| of_class(class).into_iter().map(move |name| format!("{name},{class}"))).collect();
+    fs::write(&list, rows.join("\n")).unwrap();
+    let other = path(here, "other.h5");
+    assert_code(&amlfs(&["prepare", "images", &list, "--out", &other]), 0);
+    let confusion = path(here, "confusion.csv");
+    let measured = amlfs(&["evaluate", "--json", "--device=cpu", &out, "--test", &other, "--confusion", &confusion]);
+    let top1 = found.test.iter().find(|(name, _)| name == "top1").unwrap().1;
+    assert_eq!(json(&measured)["top1"].as_f64().unwrap(), top1);
+    let rows = fs::read_to_string(&confusion).unwrap();
+    let total: u64 = rows.lines().skip(1).map(|row| row.rsplit(',').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert!(rows.starts_with("label,predicted,images\n") && total == 16, "{rows}");
+    fs::write(&list, fs::read_to_string(&list).unwrap().replace("5 'é'", "five")).unwrap();
+    fs::remove_file(&other).unwrap();
+    assert_code(&amlfs(&["prepare", "images", &list, "--out", &other]), 0);
+    assert_error(
+        &amlfs(&["evaluate", "--device=cpu", &out, "--test", &other]),
+        1,
+        "other.h5: its class \"five\" is none of the run's 6",
+    );
+}

@@ -50,7 +50,7 @@ fn every_option_that_does_nothing_for_a_run_is_an_error_that_says_so() {
             _ => refused(
                 &evaluate(&["--test", &test]),
                 "--test",
-                "has its own test set; only runs on faces take another",
+                "has its own test set; only runs on faces and on images take another",
             ),
         }
         match kind {

@@ -7,7 +7,7 @@ use amlfs::config::{Config, Layers};
 use amlfs::error::{Error, Result};
 use amlfs::loss::{Space, SpaceKind};
 use amlfs::search::{self, Progress, Recorder};
-use amlfs::state::{EpochRecord, SampleKey, SampleProgress, Status, TensorSpec, Within};
+use amlfs::state::{EpochRecord, SampleKey, SampleProgress, Status, TensorSpec, Tested, Within};
 use amlfs::task::{Epoch, Task};
 use amlfs::train::{Observer, Trained};
 
@@ -85,8 +85,8 @@ impl Task for Earnings {
     fn reward(&mut self) -> Result<f64> {
         Ok(self.state[0] as f64)
     }
-    fn test(&mut self) -> Result<Vec<(String, f64)>> {
-        Ok(vec![])
+    fn test(&mut self) -> Result<Tested> {
+        Ok(Tested::default())
     }
     fn specs(&self) -> &[TensorSpec] {
         &self.specs

@@ -4,10 +4,13 @@ use std::borrow::Cow;
 
 use super::Checkpoint;
 use crate::hdf5_file::Outcome;
-use crate::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, TensorSpec, Value};
+use crate::state::{Column, EPOCH_COLUMNS, Predictions, SAMPLE_COLUMNS, TensorSpec, Value};
 
 /// Groups of tensors, and the minor version of the format that brought them. `last` is there where `model` is an average.
 pub const TENSOR_GROUPS: [(&str, i32); 3] = [("last", 1), ("model", 0), ("optimizer", 0)];
+
+/// The data set of the classes' names.
+pub const CLASS_NAMES: &str = "classes/name";
 
 /// A data set in the file.
 pub struct Block<'a> {
@@ -30,6 +33,7 @@ pub enum Values<'a> {
     I64(Vec<i64>),
     U64(u64),
     U8(Vec<u8>),
+    Texts(&'a [String]),
 }
 
 /// The content of a checkpoint, sorted by path; its tensors are those that it has, and those that `specs` describe in `state`.
@@ -90,6 +94,33 @@ pub fn blocks<'a>(checkpoint: &'a Checkpoint, specs: &'a [TensorSpec], state: &'
             long_name: format!("{metric} on the test set"),
             since: 0,
         });
+    }
+    let classes = &checkpoint.info.classes;
+    if !classes.is_empty() {
+        blocks.push(Block {
+            path: CLASS_NAMES.to_owned(),
+            shape: vec![classes.len()],
+            values: Values::Texts(classes),
+            units: "1",
+            long_name: "name of each class, by label".to_owned(),
+            since: 3,
+        });
+    }
+    if let Some(Predictions { image, label, predicted }) = &checkpoint.predictions {
+        for (name, values, long_name) in [
+            ("image", image, "number of each test image in the data"),
+            ("label", label, "its class"),
+            ("predicted", predicted, "its most likely class by the final model"),
+        ] {
+            blocks.push(Block {
+                path: format!("predictions/{name}"),
+                shape: vec![values.len()],
+                values: Values::I64(values.clone()),
+                units: "1",
+                long_name: long_name.to_owned(),
+                since: 3,
+            });
+        }
     }
     blocks.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(blocks)
@@ -179,6 +210,7 @@ pub fn digest(checkpoint: &Checkpoint, blocks: &[Block]) -> String {
             Values::I64(values) => update(&mut hasher, values, |value| value.to_le_bytes()),
             Values::U64(value) => hasher.update(&value.to_le_bytes()),
             Values::U8(values) => hasher.update(values),
+            Values::Texts(_) => unreachable!("1.0 has none"),
         }
     }
     format!("crc32:{:08x}", hasher.finalize())
@@ -209,6 +241,7 @@ pub fn same_values(a: &Values, b: &Values) -> bool {
         (Values::I64(a), Values::I64(b)) => a == b,
         (Values::U64(a), Values::U64(b)) => a == b,
         (Values::U8(a), Values::U8(b)) => a == b,
+        (Values::Texts(a), Values::Texts(b)) => a == b,
         _ => false,
     }
 }

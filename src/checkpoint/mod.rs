@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::state::{EpochRecord, PolicyState, TensorSpec};
+use crate::state::{EpochRecord, PolicyState, Predictions, TensorSpec};
 
 pub use read::{read, read_history, shape};
 pub use sample_file::{SavedSample, read_sample, write_sample};
@@ -23,7 +23,7 @@ pub use write::{write, write_state};
 
 const FILETYPE: &str = "amlfs checkpoint";
 /// Major and minor number of the format, not of the program.
-const VERSION: [i32; 2] = [1, 2];
+const VERSION: [i32; 2] = [1, 3];
 /// The file's last 12 bytes: this, then the CRC-32 (little-endian) of every byte before it.
 const END_MARK: &[u8; 8] = b"AMLFSEND";
 const TRAILER_LEN: u64 = 12;
@@ -40,6 +40,8 @@ pub struct RunInfo {
     /// Version of libtorch.
     pub libtorch: String,
     pub device: String,
+    /// Names of the classes, by label; empty where the task is not to tell classes apart.
+    pub classes: Vec<String>,
 }
 
 /// Everything that a run needs to go on, and its history.
@@ -55,6 +57,8 @@ pub struct Checkpoint {
     pub tensors: Vec<NamedTensor>,
     /// Metrics of the test set by name, in `final.h5` only; `read` sorts them by name.
     pub test: Vec<(String, f64)>,
+    /// On the test set, in `final.h5` of a classifier only.
+    pub predictions: Option<Predictions>,
 }
 
 /// A tensor as PyTorch's state dict has it.

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use hdf5::{File, Group, H5Type};
 
-use super::content::{Block, TENSOR_GROUPS, Values, blocks, digest, same_values};
+use super::content::{Block, CLASS_NAMES, TENSOR_GROUPS, Values, blocks, digest, same_values};
 use super::{Checkpoint, END_MARK, FILETYPE, NamedTensor, RunInfo, TRAILER_LEN, VERSION, file_checksum, file_of};
 use crate::error::{Error, Result};
-use crate::hdf5_file::{self, Cause, Outcome, text, trailer};
+use crate::hdf5_file::{self, Cause, Outcome, text, texts, trailer};
 use crate::state::{
-    Column, EPOCH_COLUMNS, EpochRecord, PolicyState, PolicyVector, SAMPLE_COLUMNS, SampleRecord, Status, Value,
+    Column, EPOCH_COLUMNS, EpochRecord, PolicyState, PolicyVector, Predictions, SAMPLE_COLUMNS, SampleRecord, Status,
+    Value,
 };
 
 /// Reads the whole checkpoint that `file_of` finds; NaN and all other values come back bit for bit.
@@ -63,12 +64,14 @@ fn read_file(path: &Path, with_tensors: bool) -> Outcome<Checkpoint> {
             threads: number(&file, "threads")? as usize,
             libtorch: text(&file, "libtorch")?,
             device: text(&file, "device")?,
+            classes: if file.link_exists("classes") { texts(&file, CLASS_NAMES)? } else { Vec::new() },
         },
         epoch: number(&file, "epoch")? as usize,
         history: read_records(&file, policy.mu.len())?,
         policy,
         tensors,
         test: read_test(&file)?,
+        predictions: read_predictions(&file)?,
     };
     // the digest is one of the tensors too; all bytes have been checked
     if with_tensors && digest(&checkpoint, &blocks(&checkpoint, &[], &[])?) != text(&file, "digest")? {
@@ -89,12 +92,17 @@ pub(super) fn holds(path: &Path, info: &RunInfo, blocks: &[Block]) -> Outcome<bo
     let file = open(path)?;
     let same = |block: &Block| -> Outcome<bool> {
         let dataset = file.dataset(&block.path)?;
+        let stored;
         let values = match &block.values {
             Values::F32(_) | Values::InState(..) => Values::F32(Cow::Owned(dataset.read_raw()?)),
             Values::F64(_) => Values::F64(Cow::Owned(dataset.read_raw()?)),
             Values::I64(_) => Values::I64(dataset.read_raw()?),
             Values::U64(_) => Values::U64(dataset.read_scalar()?),
             Values::U8(_) => Values::U8(dataset.read_raw()?),
+            Values::Texts(_) => {
+                stored = texts(&file, &block.path)?;
+                Values::Texts(&stored)
+            }
         };
         Ok(dataset.shape() == block.shape && same_values(&values, &block.values))
     };
@@ -217,6 +225,16 @@ fn read_test(file: &File) -> Outcome<Vec<(String, f64)>> {
     }
     metrics.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(metrics)
+}
+
+fn read_predictions(file: &File) -> Outcome<Option<Predictions>> {
+    if !file.link_exists("predictions") {
+        return Ok(None);
+    }
+    let label = values(file, "predictions/label", None)?;
+    let shape = [label.len()];
+    let of = |name: &str| values(file, &format!("predictions/{name}"), Some(&shape));
+    Ok(Some(Predictions { image: of("image")?, predicted: of("predicted")?, label }))
 }
 
 /// All values of a data set, row-major; an error unless it has the expected shape.

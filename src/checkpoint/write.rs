@@ -78,6 +78,7 @@ fn write_hdf5(path: &Path, checkpoint: &Checkpoint, blocks: &[Block]) -> Outcome
             Values::I64(values) => write_block(&file, block, values)?,
             Values::U64(value) => write_block(&file, block, &[*value])?,
             Values::U8(values) => write_block(&file, block, values)?,
+            Values::Texts(texts) => write_block(&file, block, &hdf5_file::as_stored(texts)?)?,
         }
     }
     file.flush()?;
@@ -95,8 +96,9 @@ fn write_block<T: H5Type>(root: &Group, block: &Block, values: &[T]) -> Outcome<
         };
     }
     let mut builder = group.new_dataset_builder().obj_track_times(false);
-    // checksums need chunks, and chunks need a size
-    if !block.shape.is_empty() && !values.is_empty() {
+    // checksums need chunks, and chunks need a size; texts lie elsewhere
+    let texts = matches!(block.values, Values::Texts(_));
+    if !block.shape.is_empty() && !values.is_empty() && !texts {
         builder = builder.chunk(chunk_shape(&block.shape)).fletcher32();
     }
     let builder = builder.empty::<T>();

@@ -24,11 +24,15 @@ pub struct EvaluateTestArguments {
     /// The run's data, if they lie elsewhere now; default: where they were during the run
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// For a run on faces: the packed file of other identities to measure on; default: the run's data.faces.test
+    /// For a run on faces: the packed file of other identities to measure on; default: the run's data.faces.test. For one on
+    /// images: another packed file, whose test set is measured on, or all of it if it has none; classes go by their names
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
     #[command(flatten)]
     pub machine: MachineArguments,
+    /// Of a classifier: also write how many images of each class were taken for which, CSV: label, predicted, images
+    #[arg(long, value_name = "FILE")]
+    pub confusion: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@ mod evaluate;
 mod export;
 mod fit_loss;
 mod manual;
+mod predict;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use export::{
 };
 pub use fit_loss::FitLossArguments;
 pub use manual::write_manual;
+pub use predict::PredictArguments;
 pub use table::{TableArguments, TableFormat};
 
 /// Searches a loss function while the network trains (AM-LFS).
@@ -61,6 +63,8 @@ pub enum Command {
     Train(TrainArguments),
     /// Measure a checkpoint's model: on its run's test set, or by a benchmark's protocol
     Evaluate(EvaluateArguments),
+    /// Say which classes images are of, by a checkpoint's classifier
+    Predict(PredictArguments),
     /// Show what a run was and what came of it, from a checkpoint
     Inspect(InspectArguments),
     /// Show what runs found, side by side, as one page
@@ -84,7 +88,7 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Built-in settings: cifar10, images, images-small, megaface, faces-small, market1501-spherereid (or -sft, -mgn),
+    /// Built-in settings: cifar10, cifar10-lt (long-tailed), cifar100, images, images-small, megaface, faces-small, market1501-spherereid (or -sft, -mgn),
     /// dukemtmc-spherereid (or -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,

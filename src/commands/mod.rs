@@ -5,6 +5,7 @@ mod export;
 mod fit_loss;
 mod inspect;
 mod learned;
+mod predict;
 mod prepare;
 mod report;
 mod search;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Search(arguments) => search::search(&arguments),
         Command::Train(arguments) => search::train(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Table(arguments) => table::run(&arguments),

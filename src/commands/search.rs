@@ -187,7 +187,7 @@ fn search_in(
 ) -> Result<()> {
     let stop = Stop::new(directory.path(), config.run.max_hours);
     let (mut policy, progress) = start(config, comm, task, found)?;
-    let info = run_info(config, comm, devices);
+    let info = run_info(config, comm, devices, task);
     if comm.is_root() {
         directory.write_label_changes(task.label_changes())?;
         log::info!("{}", task.describe());
@@ -214,7 +214,7 @@ fn search_in(
     }
 }
 
-fn run_info(config: &Config, comm: &Comm, devices: &[Device]) -> RunInfo {
+fn run_info(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task) -> RunInfo {
     RunInfo {
         config: config.to_toml(),
         seed: config.run.seed,
@@ -222,6 +222,7 @@ fn run_info(config: &Config, comm: &Comm, devices: &[Device]) -> RunInfo {
         threads: config.run.threads,
         libtorch: libtorch_version().into(),
         device: device::describe(devices),
+        classes: task.classes().to_vec(),
     }
 }
 
@@ -232,11 +233,11 @@ fn finish(
     recorder: &mut RunRecorder,
     progress: &Progress,
 ) -> Result<()> {
-    let test = task.test()?;
-    for (name, value) in &test {
+    let tested = task.test()?;
+    for (name, value) in &tested.metrics {
         terminal::line(&format!("test {name:12} {value:.4}"));
     }
-    recorder.finish(progress, test)?;
+    recorder.finish(progress, tested)?;
     terminal::line(&directory.final_file().display().to_string());
     Ok(())
 }

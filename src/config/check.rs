@@ -85,7 +85,7 @@ pub fn check(config: &TypedConfig, policy: &PolicyKind) -> Check {
         check_reid(&data.reid, data.crop_padding, train.batch_size)?;
     }
     check_loss(loss, model.name)?;
-    let of_classes = [Reward::Recall, Reward::Top5].contains(&search.reward());
+    let of_classes = [Reward::Recall, Reward::Top5, Reward::BalancedLikelihood].contains(&search.reward());
     let classified = !matches!(data.kind, DataKind::Faces | DataKind::Reid);
     ensure(classified || !of_classes, "search.reward", "metric or likelihood: the others are for classification")?;
     check_search(search, policy)?;
@@ -106,6 +106,8 @@ fn check_data(data: &Data) -> Check {
         ensure(balanced, "data.imbalance", "left out: only cifar10, cifar100 and glyphs have it")?;
         within("data.imbalance", imbalance, 1.0..=1e6)?;
     }
+    let classified = !matches!(data.kind, DataKind::Faces | DataKind::Reid);
+    ensure(classified || data.sampling.is_none(), "data.sampling", "left out: faces have it shuffled, re-ID P x K")?;
     if let Some(size) = data.size {
         ensure(cifar, "data.size", "left out: only cifar10 and cifar100 have it")?;
         within("data.size", size, 8..=256)?;

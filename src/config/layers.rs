@@ -11,6 +11,8 @@ const DEFAULTS: &str = include_str!("../presets/defaults.toml");
 /// Name, text, and the search that it has unless --search says another: presets for the paper's tasks have the paper's.
 pub const PRESETS: &[(&str, &str, &str)] = &[
     ("cifar10", include_str!("../presets/cifar10.toml"), PAPER),
+    ("cifar100", include_str!("../presets/cifar100.toml"), ROBUST),
+    ("cifar10-lt", include_str!("../presets/cifar10-lt.toml"), ROBUST),
     ("demo", include_str!("../presets/demo.toml"), ROBUST),
     ("images", include_str!("../presets/images.toml"), ROBUST),
     ("images-small", include_str!("../presets/images-small.toml"), ROBUST),

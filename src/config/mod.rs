@@ -13,8 +13,8 @@ pub use check::MOST_LOADER_THREADS;
 pub use layers::{Layers, SEARCHES};
 pub use origin::{Change, Origin};
 pub use typed::{
-    ClassImages, Crop, DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, OptimizerName, Precision,
-    Reid, ReidEpoch, ResidentData, Reward, RewardWeights, Run, Search, Train, TypedConfig,
+    ClassImages, Crop, DataKind, DataOrder, DeviceKind, Faces, Glyphs, Model, ModelName, NoiseKind, OptimizerName,
+    Precision, Reid, ReidEpoch, ResidentData, Reward, RewardWeights, Run, Sampling, Search, Train, TypedConfig,
 };
 
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::loss::{FIXED_LOSSES, Function, Head, HeadKind, Space, SpaceKind};
+use crate::loss::{FIXED_LOSSES, FixedLoss, Function, Head, HeadKind, Space, SpaceKind};
 use crate::policy::{self, PolicyKind};
 use check::Problem;
 
@@ -47,7 +47,9 @@ pub struct Config {
 pub struct Data {
     pub source: Source,
     pub label_noise: f64,
+    pub label_noise_kind: NoiseKind,
     pub imbalance: Option<f64>,
+    pub sampling: Sampling,
     pub crop_padding: usize,
     pub mirror: bool,
     pub erasing: f64,
@@ -67,6 +69,8 @@ pub enum Source {
 pub struct Loss {
     pub function: Function,
     pub head: Head,
+    /// Epochs after which LDAM weighs classes (Cao et al. 2019, section 3.3).
+    pub deferred_weights: Option<usize>,
     pub softmax_weight: f64,
     pub triplet_weight: f64,
     pub triplet_margin: f64,
@@ -83,7 +87,9 @@ impl TypedConfig {
             data: Data {
                 source: self.source()?,
                 label_noise: self.data.label_noise,
+                label_noise_kind: self.data.label_noise_kind.unwrap_or_default(),
                 imbalance: self.data.imbalance,
+                sampling: self.data.sampling.unwrap_or_default(),
                 crop_padding: self.data.crop_padding,
                 mirror: self.data.mirror,
                 erasing: self.data.erasing,
@@ -162,8 +168,30 @@ fn resolve_loss(typed: &mut typed::Loss, space: SpaceKind) -> std::result::Resul
         (Function::Fixed((kind.new)(typed.margin.unwrap_or_default())), kind.head)
     };
     let kind = *typed.head.get_or_insert(head);
+    let deferred_weights = typed.deferred_weights;
+    let deferring = matches!(function, Function::Fixed(FixedLoss::Ldam { .. }));
+    check::ensure(deferred_weights.is_none() || deferring, "loss.deferred_weights", "left out: only ldam has them")?;
     let typed::Loss { scale, softmax_weight, triplet_weight, triplet_margin, .. } = *typed;
-    Ok(Loss { function, head: Head { kind, scale }, softmax_weight, triplet_weight, triplet_margin })
+    Ok(Loss { function, head: Head { kind, scale }, deferred_weights, softmax_weight, triplet_weight, triplet_margin })
+}
+
+impl Data {
+    /// How many labels are replaced, and by which.
+    pub fn noise(&self) -> (f64, NoiseKind) {
+        (self.label_noise, self.label_noise_kind)
+    }
+}
+
+impl Loss {
+    /// In an epoch, counted from 0.
+    pub fn function_in(&self, epoch: usize) -> Function {
+        match (self.function, self.deferred_weights) {
+            (Function::Fixed(FixedLoss::Ldam { m, .. }), Some(first)) if epoch >= first => {
+                Function::Fixed(FixedLoss::Ldam { m, weighted: true })
+            }
+            (function, _) => function,
+        }
+    }
 }
 
 /// A name as the configuration writes it.

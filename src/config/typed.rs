@@ -31,9 +31,15 @@ pub struct Data {
     pub size: Option<usize>,
     pub validation_fraction: f64,
     pub label_noise: f64,
+    /// `None`: symmetric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_noise_kind: Option<NoiseKind>,
     /// How many times as many images the first class keeps as the last; `None`: all are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imbalance: Option<f64>,
+    /// `None`: shuffled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     pub crop_padding: usize,
     pub mirror: bool,
     pub erasing: f64,
@@ -43,6 +49,28 @@ pub struct Data {
     /// Of `kind = "images"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ClassImages>,
+}
+
+/// Which wrong label replaces a right one.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoiseKind {
+    /// Any other, all equally likely.
+    #[default]
+    Symmetric,
+    /// The next one: classes that are mistaken for each other.
+    Pair,
+}
+
+/// How often the images of a class are trained on.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampling {
+    /// As often as they are there.
+    #[default]
+    Shuffled,
+    /// As often as those of any other class.
+    Balanced,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -155,6 +183,9 @@ pub struct Loss {
     pub scale: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// Epochs after which LDAM weighs classes; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deferred_weights: Option<usize>,
     pub w_max: f64,
     pub tau_weights: TauWeights,
     pub softmax_weight: f64,
@@ -242,6 +273,8 @@ pub enum Reward {
     Metric,
     /// The logarithm of the probability of right answers (`eval::likelihood`).
     Likelihood,
+    /// The mean over classes of the same.
+    BalancedLikelihood,
     /// The mean over classes of the share of their images that are recognised.
     Recall,
     /// The share of images whose class is among the five most probable ones.

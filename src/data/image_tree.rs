@@ -43,6 +43,26 @@ impl ImageTree {
         Ok(ImageTree { root: root.to_owned(), images, others })
     }
 
+    /// The images of several places, in their order: those below each directory, and files themselves, whatever their extension.
+    /// Names are paths as they were given.
+    ///
+    /// Errors: those of `list`.
+    pub fn of(places: &[PathBuf]) -> Result<ImageTree> {
+        let mut all = ImageTree { root: PathBuf::new(), images: Vec::new(), others: Vec::new() };
+        for place in places {
+            match fs::metadata(place).is_ok_and(|found| found.is_dir()) {
+                false => all.images.push(place.clone()),
+                true => {
+                    let ImageTree { root, images, others } = ImageTree::list(place)?;
+                    all.images.extend(images.iter().map(|path| root.join(path)));
+                    let below = |name: &str| root.join(name).to_string_lossy().into_owned();
+                    all.others.extend(others.into_iter().map(|(name, why)| (below(&name), why)));
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Looks at every image with so many threads, without decoding it: the numbers of those that can't be used, and why.
     /// `done` hears of each.
     pub fn look(&self, threads: usize, done: &(dyn Fn() + Sync)) -> BTreeMap<usize, String> {

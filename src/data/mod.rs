@@ -15,7 +15,8 @@ mod splits;
 pub mod stored_features;
 
 pub use batches::{
-    Augment, Balanced, Batch, BatchImages, Picks, Rectangle, Resident, Zoom, batches, picked_batches, shuffled,
+    Augment, Balanced, Batch, BatchImages, Picks, Rectangle, Resident, Zoom, batches, evened_out, picked_batches,
+    shuffled,
 };
 pub use dataset::Dataset;
 pub use image_tree::ImageTree;

@@ -1,4 +1,4 @@
-//! A checkpoint's network, ready to embed images.
+//! A checkpoint's network, ready to embed or to classify images.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ impl Embedder {
             Source::Faces { settings, .. } => (settings.size, Fit::Cropped),
             Source::Reid { settings, .. } => (settings.size, Fit::Stretched),
             Source::Cifar { size, .. } => ([size.unwrap_or(CIFAR_SIDE); 2], Fit::Stretched),
-            Source::Images { settings, .. } => ([settings.size; 2], Fit::Cropped),
+            Source::Images { settings, .. } => ([settings.size; 2], Fit::Centred(settings.shorter_side)),
             Source::Glyphs { settings, .. } => ([settings.image_size; 2], Fit::Stretched),
         };
         let data = run.config.typed().data.path.clone().unwrap_or_default();
@@ -74,5 +74,11 @@ impl Embedder {
         let dataset = Arc::new(Dataset::part(images.clone(), range.map(|index| index as u32).collect()));
         let batches = evaluation_batches(&dataset, self.loader_threads);
         normalise_rows(&self.trainer.embed(batches, true)?, first)
+    }
+
+    /// Logits of all images of a data set, in the order of the labels that the network was trained with: [N, C] f32 on the first
+    /// device. Error: a damaged image.
+    pub fn logits(&mut self, dataset: &Arc<Dataset>) -> Result<Tensor> {
+        self.trainer.logits(evaluation_batches(dataset, self.loader_threads))
     }
 }

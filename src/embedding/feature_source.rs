@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use super::Embedder;
+use super::{Embedder, Tolerant};
 use crate::comm::Comm;
 use crate::data::{Embeddings, EncodedImages, Images, PlainFeatures, decode};
 use crate::error::{Error, Result};
@@ -29,34 +29,6 @@ enum From<'a> {
     Plain(PlainFeatures),
 }
 
-/// Images of which those that can't be read are black, and noted.
-struct Tolerant {
-    images: EncodedImages,
-    broken: Mutex<BTreeMap<usize, String>>,
-}
-
-impl Images for Tolerant {
-    fn count(&self) -> usize {
-        self.images.count()
-    }
-
-    fn size(&self) -> (usize, usize) {
-        self.images.size()
-    }
-
-    fn label(&self, index: usize) -> u32 {
-        self.images.label(index)
-    }
-
-    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
-        if let Err(why) = self.images.read(index, pixels) {
-            pixels.fill(0);
-            self.broken.lock().expect("no reader panics").insert(index, why.to_string());
-        }
-        Ok(())
-    }
-}
-
 /// Whether a file is a whole image of those that `prepare` reads, by its beginning and end. Error: why not.
 pub fn look_at_image(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
@@ -73,7 +45,7 @@ pub fn look_at_feature(path: &Path) -> Result<()> {
 impl<'a> FeatureSource<'a> {
     /// Images that are embedded now.
     pub fn images(embedder: &'a mut Embedder, images: EncodedImages) -> FeatureSource<'a> {
-        FeatureSource::new(From::Images(embedder, Arc::new(Tolerant { images, broken: Mutex::default() })))
+        FeatureSource::new(From::Images(embedder, Arc::new(Tolerant::new(images))))
     }
 
     /// The devkit's files, one for each image; read by so many threads. `dimensions` they have to have, if that is known.
@@ -116,7 +88,7 @@ impl<'a> FeatureSource<'a> {
             From::Images(embedder, images) => {
                 let as_images: Arc<dyn Images> = images.clone();
                 let rows = embedder.embed(&as_images, range)?;
-                self.broken.append(&mut images.broken.lock().expect("no reader panics"));
+                self.broken.append(&mut images.broken());
                 Ok(rows)
             }
             From::Devkit(paths, threads, dimensions) => {

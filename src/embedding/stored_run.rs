@@ -13,6 +13,8 @@ use crate::state::TensorSpec;
 pub struct StoredRun {
     path: PathBuf,
     pub config: Config,
+    /// Names of the classes that its network tells apart, by label; none in files of a format before 1.3.
+    pub classes: Vec<String>,
     /// Chosen, so a program with MPI opens the run before MPI_Init.
     pub devices: Vec<Device>,
     tensors: Vec<NamedTensor>,
@@ -30,7 +32,8 @@ impl StoredRun {
         let config = typed.resolve().map_err(|why| Error::file(path, why))?;
         tch::set_num_threads(config.run.threads as i32);
         let devices = device::choose(&config.run)?;
-        Ok(StoredRun { path: path.to_owned(), config, devices, tensors: checkpoint.tensors })
+        let classes = checkpoint.info.classes;
+        Ok(StoredRun { path: path.to_owned(), config, classes, devices, tensors: checkpoint.tensors })
     }
 
     pub fn kind(&self) -> DataKind {

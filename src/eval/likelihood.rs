@@ -17,8 +17,13 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// been answered, `right` among them. Rows without a right answer don't count. For a classifier's logits this is its log-likelihood at
 /// the best temperature (Guo et al. 2017, section 4.2); for similarities the probability of a stochastic neighbour
 /// (Goldberger et al. 2004) at the best scale. NaN if a score is not
-/// finite, or no row counts.
-pub fn calibrated_log_likelihood(scores: &Tensor, right: &Tensor, candidates: &Tensor) -> Result<f64> {
+/// finite, or no row counts. With `weights` [N] f64 the mean is a weighted one.
+pub fn calibrated_log_likelihood(
+    scores: &Tensor,
+    right: &Tensor,
+    candidates: &Tensor,
+    weights: Option<&Tensor>,
+) -> Result<f64> {
     if i64::try_from(scores.isfinite().all())? == 0 {
         return Ok(f64::NAN);
     }
@@ -27,9 +32,14 @@ pub fn calibrated_log_likelihood(scores: &Tensor, right: &Tensor, candidates: &T
     let scores = rows(scores).to_kind(Kind::Double);
     let among = |mask: &Tensor| scores.masked_fill(&rows(mask).logical_not(), f64::NEG_INFINITY);
     let (right, candidates) = (among(right), among(candidates));
+    let weights = weights.map(rows);
     let at = |log_beta: f64| -> Result<f64> {
         let sum = |scores: &Tensor| (scores * log_beta.exp()).logsumexp([1], false);
-        Ok(f64::try_from((sum(&right) - sum(&candidates)).mean(Kind::Double))?)
+        let each = sum(&right) - sum(&candidates);
+        Ok(f64::try_from(match &weights {
+            None => each.mean(Kind::Double),
+            Some(weights) => each.dot(weights) / weights.sum(Kind::Double),
+        })?)
     };
 
     let (mut low, mut high) = BOUNDS;
@@ -59,7 +69,7 @@ mod tests {
         let right = Tensor::from_slice(labels)
             .unsqueeze(1)
             .eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, logits.device())));
-        calibrated_log_likelihood(&logits, &right, &right.ones_like()).unwrap()
+        calibrated_log_likelihood(&logits, &right, &right.ones_like(), None).unwrap()
     }
 
     #[test]
@@ -88,9 +98,24 @@ mod tests {
         let right = mask(&[0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         let candidates = mask(&[0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]);
         // first row: 2 e^b / (2 e^b + 1), second: e^b / (2 e^b + 1): their product is largest at infinity, 1 * 1 / 2
-        let found = calibrated_log_likelihood(&scores, &right, &candidates).unwrap();
+        let found = calibrated_log_likelihood(&scores, &right, &candidates, None).unwrap();
         assert!((found - 0.5 * 0.5f64.ln()).abs() < 1e-12, "{found}");
         let broken = &scores / 0.0;
-        assert!(calibrated_log_likelihood(&broken, &right, &candidates).unwrap().is_nan());
+        assert!(calibrated_log_likelihood(&broken, &right, &candidates, None).unwrap().is_nan());
+    }
+
+    #[test]
+    fn weights_count_a_row_as_often_as_they_say() {
+        let scores = Tensor::from_slice(&[1.0, 0.0, 0.2, 0.9, 0.5, 0.6]).view([3, 2]);
+        let right = Tensor::from_slice(&[1i64, 0, 0, 1, 1, 0]).view([3, 2]).to_kind(Kind::Bool);
+        let found = |rows: &[i64], weights: Option<&[f64]>| {
+            let rows = Tensor::from_slice(rows);
+            let (scores, right) = (scores.index_select(0, &rows), right.index_select(0, &rows));
+            let weights = weights.map(Tensor::from_slice);
+            calibrated_log_likelihood(&scores, &right, &right.ones_like(), weights.as_ref()).unwrap()
+        };
+        let weighted = found(&[0, 1, 2], Some(&[2.0, 6.0, 4.0]));
+        let repeated = found(&[0, 1, 1, 1, 2, 2], None);
+        assert!((weighted - repeated).abs() < 1e-12 && (weighted - found(&[0, 1, 2], None)).abs() > 1e-3);
     }
 }

@@ -34,6 +34,9 @@ const TEXT: f64 = 13.0;
 const TITLE: f64 = 15.0;
 const MARGIN: i32 = 10;
 const LINE_HEIGHT: i32 = 19;
+/// Numbers in cells must be readable: how dark a cell is at most, and how narrow.
+const DARKEST_CELL: f64 = 0.7;
+const MOST_COLUMNS_WITH_NUMBERS: usize = 12;
 /// Of a band over its ground.
 const OPACITY: f64 = 0.2;
 
@@ -180,7 +183,10 @@ fn draw<B: DrawingBackend>(figure: &Figure, area: &Area<B>, scale: f64) -> Drawn
             .chain(spread(true).copied())
             .map(|v| on_axis(&figure.x, v)),
     );
+    let columns = figure.columns.len() as f64;
+    let x = if columns > 0.0 { -0.5..columns - 0.5 } else { x };
     let y = match rows {
+        true if columns > 0.0 => figure.rows.len() as f64 - 0.5..-0.5,
         true => figure.rows.len() as f64 - 0.4..-0.6,
         false => {
             let points = curves().flat_map(|series| series.points.iter().map(|point| point[1]));
@@ -214,6 +220,9 @@ fn draw<B: DrawingBackend>(figure: &Figure, area: &Area<B>, scale: f64) -> Drawn
         true => mesh.y_labels(0).disable_y_mesh(),
         false => mesh.y_desc(&*figure.y.label).y_labels(6).y_label_formatter(&y_tick),
     };
+    if columns > 0.0 {
+        mesh.x_labels(0).disable_x_mesh();
+    }
     mesh.draw()?;
 
     let place = |[x, y]: [f64; 2]| (on_axis(&figure.x, x), if rows { y } else { on_axis(&figure.y, y) });
@@ -224,6 +233,11 @@ fn draw<B: DrawingBackend>(figure: &Figure, area: &Area<B>, scale: f64) -> Drawn
             let (left, middle) = chart.backend_coord(&(x.start, row as f64));
             area.draw(&Text::new(label.clone(), (left - px(8), middle), right.clone()))?;
         }
+    }
+    let centred = style(TEXT).pos(Pos::new(HPos::Center, VPos::Center));
+    for (column, label) in figure.columns.iter().enumerate() {
+        let (middle, bottom) = chart.backend_coord(&(column as f64, y.start));
+        area.draw(&Text::new(label.clone(), (middle, bottom + px(12)), centred.clone()))?;
     }
     for series in &figure.series {
         let colour = colour(figure, series);
@@ -248,6 +262,19 @@ fn draw<B: DrawingBackend>(figure: &Figure, area: &Area<B>, scale: f64) -> Drawn
                     Rectangle::new([(left, place([0.0, low]).1), (right, high)], band)
                 });
                 chart.draw_series(bars)?;
+            }
+            Shape::Cells => {
+                let shares = || series.points.iter().zip(&series.spread).map(|(point, spread)| (*point, spread[0]));
+                chart.draw_series(shares().map(|([x, y], share)| {
+                    let corners = [(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)];
+                    Rectangle::new(corners, colour.mix(DARKEST_CELL * share).filled())
+                }))?;
+                if figure.columns.len() <= MOST_COLUMNS_WITH_NUMBERS {
+                    for ([x, y], share) in shares().filter(|(_, share)| *share >= 0.005) {
+                        let number = format!("{:.0}", 100.0 * share);
+                        area.draw(&Text::new(number, chart.backend_coord(&(x, y)), centred.clone()))?;
+                    }
+                }
             }
             Shape::Points => {
                 if rows {
@@ -301,6 +328,7 @@ fn sample<B: DrawingBackend>(
         Shape::Line => strokes(&[(0, 22)])?,
         Shape::Dashed => strokes(&[(0, 6), (9, 15), (18, 22)])?,
         Shape::Points => area.draw(&Circle::new((x + px(11), y), px(4), colour.filled()))?,
+        Shape::Cells => {}
         Shape::Bars => {
             area.draw(&Rectangle::new([(x, y - px(5)), (x + px(22), y + px(5))], colour.mix(OPACITY).filled()))?
         }

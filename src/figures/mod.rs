@@ -27,6 +27,8 @@ pub struct Figure {
     pub y: Axis,
     /// Labels of the rows from above, at y = 0, 1, ...: then y is no quantity.
     pub rows: Vec<String>,
+    /// With rows, labels of the columns from the left, at x = 0, 1, ...: a table of cells.
+    pub columns: Vec<String>,
     /// Series are neighbours in their order: their colours are shades from one to another.
     pub ordered: bool,
     pub series: Vec<Series>,
@@ -62,6 +64,8 @@ pub enum Shape {
     Bars,
     /// A line at each point's x from below to above.
     Marks,
+    /// A cell of a table at each point, as dark as its spread's low says, 0 to 1.
+    Cells,
 }
 
 impl Axis {
@@ -94,7 +98,7 @@ impl Figure {
         bytes
     }
 
-    /// The numbers of all series: a row for each point.
+    /// The numbers of all series: a row for each point; of a cell, the column is named and low is its share.
     pub fn csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let y = if self.rows.is_empty() { &self.y.label } else { "row" };
@@ -104,7 +108,8 @@ impl Figure {
                 let spread =
                     series.spread.get(i).map(|spread| spread.map(|value| value.to_string())).unwrap_or_default();
                 let y = self.rows.get(y as usize).cloned().unwrap_or_else(|| y.to_string());
-                writer.write_record([&series.label, &x.to_string(), &y, &spread[0], &spread[1]]).expect("in memory");
+                let x = self.columns.get(x as usize).cloned().unwrap_or_else(|| x.to_string());
+                writer.write_record([&series.label, &x, &y, &spread[0], &spread[1]]).expect("in memory");
             }
         }
         String::from_utf8(writer.into_inner().expect("in memory")).expect("text")

@@ -87,9 +87,13 @@ pub fn write_column<T: H5Type>(file: &File, name: &str, values: &[T], units: &st
 }
 
 pub fn write_texts(file: &File, name: &str, texts: &[String], long_name: &str) -> Outcome<()> {
+    write_column(file, name, &as_stored(texts)?, "1", long_name)
+}
+
+/// Error: a name that HDF5 can't hold.
+pub fn as_stored(texts: &[String]) -> Outcome<Vec<VarLenUnicode>> {
     let parse = |text: &String| text.parse().map_err(|_| Cause(format!("the name {text:?} contains a NUL character")));
-    let texts = texts.iter().map(parse).collect::<Outcome<Vec<VarLenUnicode>>>()?;
-    write_column(file, name, &texts, "1", long_name)
+    texts.iter().map(parse).collect()
 }
 
 pub fn describe(dataset: &Dataset, units: &str, long_name: &str) -> Outcome<()> {

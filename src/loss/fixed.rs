@@ -40,10 +40,11 @@ pub enum FixedLoss {
     ClassBalanced {
         beta: f64,
     },
-    /// t(c) = c - m (n_min / n_y)^(1/4) for a class of n_y examples (LDAM, Cao et al. 2019, equation 13, without their
-    /// deferred weights).
+    /// t(c) = c - m (n_min / n_y)^(1/4) for a class of n_y examples (LDAM, Cao et al. 2019, equation 13); weighted as
+    /// `ClassBalanced` with beta = 0.9999, as they do towards the end.
     Ldam {
         m: f64,
+        weighted: bool,
     },
     /// Softmax of z_j + log n_j (Ren et al. 2020, equation 3).
     BalancedSoftmax,
@@ -156,7 +157,7 @@ pub const FIXED_LOSSES: &[FixedLossKind] = &[
         name: "ldam",
         head: HeadKind::Normalised,
         margin: Some(Margin { default: 0.5, allows: |m| (0.0..2.0).contains(&m), range: "at least 0 and below 2" }),
-        new: |m| FixedLoss::Ldam { m },
+        new: |m| FixedLoss::Ldam { m, weighted: false },
     },
     FixedLossKind {
         name: "balanced-softmax",

@@ -317,7 +317,8 @@ mod tests {
         let counts: Vec<u64> = (0..CLASSES as u64).map(|class| 1 + class * class).collect();
         let cases = [
             FixedLoss::ClassBalanced { beta: 0.99 },
-            FixedLoss::Ldam { m: 0.5 },
+            FixedLoss::Ldam { m: 0.5, weighted: false },
+            FixedLoss::Ldam { m: 0.5, weighted: true },
             FixedLoss::BalancedSoftmax,
             FixedLoss::LabelSmoothing { epsilon: 0.1 },
             FixedLoss::GeneralisedCrossEntropy { q: 0.7 },
@@ -341,22 +342,24 @@ mod tests {
                 let is_target = inputs.2.one_hot(CLASSES).to_kind(Kind::Double);
                 let of_target = |of: &Tensor| of.index_select(0, &inputs.2);
                 let margin = match loss {
-                    FixedLoss::Ldam { m } => (n.reciprocal() * n.min()).pow_tensor_scalar(0.25) * m,
+                    FixedLoss::Ldam { m, .. } => (n.reciprocal() * n.min()).pow_tensor_scalar(0.25) * m,
                     _ => n.zeros_like(),
                 };
                 let offsets = if loss == FixedLoss::BalancedSoftmax { n.log() } else { n.zeros_like() };
                 let log_p = (s * (cosine - is_target * margin) + offsets).log_softmax(1, Kind::Double);
                 let own = log_p.gather(1, &inputs.2.unsqueeze(1), false).squeeze_dim(1);
+                let balancing = |beta: f64| {
+                    let effective = (-(&n * beta.ln()).expm1()) / (1.0 - beta);
+                    let weight = effective.reciprocal();
+                    of_target(&(&weight / weight.mean(Kind::Double)))
+                };
                 let each = match loss {
                     FixedLoss::LabelSmoothing { epsilon } => {
                         own * (epsilon - 1.0) - log_p.mean_dim([1i64].as_slice(), false, Kind::Double) * epsilon
                     }
                     FixedLoss::GeneralisedCrossEntropy { q } => (1.0 - (own * q).exp()) / q,
-                    FixedLoss::ClassBalanced { beta } => {
-                        let effective = (-(&n * beta.ln()).expm1()) / (1.0 - beta);
-                        let weight = effective.reciprocal();
-                        -own * of_target(&(&weight / weight.mean(Kind::Double)))
-                    }
+                    FixedLoss::ClassBalanced { beta } => -own * balancing(beta),
+                    FixedLoss::Ldam { weighted: true, .. } => -own * balancing(0.9999),
                     _ => -own,
                 };
                 let total = each.sum(Kind::Double) / EXAMPLES as f64;

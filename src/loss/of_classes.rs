@@ -4,6 +4,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::{FixedLoss, Line, Loss};
 
+/// Of LDAM's weights (Cao et al. 2019, their code).
+const DEFERRED_BETA: f64 = 0.9999;
+
 /// What a class's examples, or its logit, get; [C] each.
 #[derive(Default)]
 pub struct OfClasses {
@@ -22,18 +25,19 @@ impl OfClasses {
         let classes = counts.len() as f64;
         let tensor = |values: Vec<f64>| Some(Tensor::from_slice(&values).to_kind(kind).to_device(device));
         let each = |of: &dyn Fn(f64) -> f64| counts.iter().map(|&count| of(count)).collect::<Vec<f64>>();
+        // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
+        let balancing = |beta: f64| {
+            let weights = each(&|count| (1.0 - beta) / (1.0 - beta.powf(count)));
+            let sum: f64 = weights.iter().sum();
+            tensor(weights.into_iter().map(|weight| weight * classes / sum).collect())
+        };
         match loss {
-            FixedLoss::ClassBalanced { beta } => {
-                // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
-                let weights = each(&|count| (1.0 - beta) / (1.0 - beta.powf(count)));
-                let sum: f64 = weights.iter().sum();
-                let weights = weights.into_iter().map(|weight| weight * classes / sum).collect();
-                Some(OfClasses { weights: tensor(weights), ..OfClasses::default() })
-            }
-            FixedLoss::Ldam { m } => {
+            FixedLoss::ClassBalanced { beta } => Some(OfClasses { weights: balancing(beta), ..OfClasses::default() }),
+            FixedLoss::Ldam { m, weighted } => {
                 let least = counts.iter().copied().fold(f64::INFINITY, f64::min);
                 let margins = each(&|count| m * (least / count).powf(0.25));
-                Some(OfClasses { margins: tensor(margins), ..OfClasses::default() })
+                let weights = weighted.then(|| balancing(DEFERRED_BETA)).flatten();
+                Some(OfClasses { margins: tensor(margins), weights, ..OfClasses::default() })
             }
             FixedLoss::BalancedSoftmax => Some(OfClasses { offsets: tensor(each(&f64::ln)), ..OfClasses::default() }),
             _ => None,
@@ -77,7 +81,11 @@ mod tests {
             assert!(found.len() == expected.len() && worst < 1e-6, "{found:?}, not {expected:?}");
         };
         // 1 / 16 ^ (1 / 4) = 1 / 2
-        close(of(FixedLoss::Ldam { m: 0.5 }, &[160, 10, 10]), &[0.25, 0.5, 0.5]);
+        close(of(FixedLoss::Ldam { m: 0.5, weighted: false }, &[160, 10, 10]), &[0.25, 0.5, 0.5]);
+        let deferred =
+            OfClasses::new(FixedLoss::Ldam { m: 0.5, weighted: true }, &[160, 10], Device::Cpu, Kind::Double);
+        let deferred = Vec::<f64>::try_from(deferred.unwrap().weights.unwrap()).unwrap();
+        close(deferred, &of(FixedLoss::ClassBalanced { beta: 0.9999 }, &[160, 10]));
         close(of(FixedLoss::BalancedSoftmax, &[10, 1]), &[10f64.ln(), 0.0]);
         // beta = 0: every class weighs the same; near 1: by 1 / n
         close(of(FixedLoss::ClassBalanced { beta: 0.0 }, &[100, 7]), &[1.0, 1.0]);

@@ -29,7 +29,7 @@ use crate::lookout::{self, OwnNote};
 use crate::pace::{Pace, hours_and_minutes};
 use crate::run_lock::{self, RunLock};
 use crate::search::{self, Progress, Recorder};
-use crate::state::{EpochRecord, SampleKey, SampleProgress, TensorSpec};
+use crate::state::{EpochRecord, SampleKey, SampleProgress, TensorSpec, Tested};
 use crate::stop::{self, Stop};
 use crate::terminal::{self, epoch_header, epoch_row};
 use crate::train::Observer;
@@ -214,11 +214,11 @@ impl<'a> RunRecorder<'a> {
     }
 
     /// Writes final.h5, once no checkpoint is in the making, and takes the progress bar away.
-    pub fn finish(&mut self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
+    pub fn finish(&mut self, progress: &Progress, tested: Tested) -> Result<()> {
         self.watch.bar.finish_and_clear();
         self.saver().wait()?;
         self.directory.check_owner()?;
-        self.saver().finish(progress, test)
+        self.saver().finish(progress, tested)
     }
 
     /// All ranks have stopped.

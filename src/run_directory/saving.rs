@@ -13,7 +13,7 @@ use crate::checkpoint::{self, Checkpoint, RunInfo};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::search::{Progress, what_is_saved};
-use crate::state::{EpochRecord, TensorSpec};
+use crate::state::{EpochRecord, TensorSpec, Tested};
 
 /// `run.max_failed_saves` where it is not set.
 const MAX_FAILED_SAVES: usize = 3;
@@ -67,7 +67,7 @@ impl Saver {
 
     /// Begins to save a round. Waits for the save before it. Error: that was the last failure that the run bears.
     pub fn begin(&mut self, progress: &Progress) -> Result<()> {
-        self.saves.begin(self.save_of(progress, Vec::new()))
+        self.saves.begin(self.save_of(progress, Tested::default()))
     }
 
     /// Waits for the save that is under way. Error: as `begin`.
@@ -82,22 +82,23 @@ impl Saver {
 
     /// Saves a round, now. Error: it can't be written.
     pub fn save(&mut self, progress: &Progress) -> Result<()> {
-        lock(&self.files).write(&self.save_of(progress, Vec::new()))
+        lock(&self.files).write(&self.save_of(progress, Tested::default()))
     }
 
     /// Writes the run's last file. Error: it can't be written.
-    pub fn finish(&mut self, progress: &Progress, test: Vec<(String, f64)>) -> Result<()> {
-        lock(&self.files).finish(&self.save_of(progress, test))
+    pub fn finish(&mut self, progress: &Progress, tested: Tested) -> Result<()> {
+        lock(&self.files).finish(&self.save_of(progress, tested))
     }
 
-    fn save_of(&self, progress: &Progress, test: Vec<(String, f64)>) -> Save {
+    fn save_of(&self, progress: &Progress, tested: Tested) -> Save {
         let checkpoint = Checkpoint {
             info: self.info.clone(),
             epoch: progress.epoch,
             policy: progress.policy.clone(),
             history: progress.history.clone(),
             tensors: Vec::new(),
-            test,
+            test: tested.metrics,
+            predictions: tested.predictions,
         };
         Save { checkpoint, state: progress.state.clone() }
     }

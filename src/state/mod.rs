@@ -4,6 +4,7 @@
 mod record;
 mod sample;
 mod tensor_spec;
+mod tested;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -12,6 +13,7 @@ pub use record::{
 };
 pub use sample::{SampleKey, SampleProgress, Within};
 pub use tensor_spec::TensorSpec;
+pub use tested::{Predictions, Tested};
 
 /// The distribution of loss functions, N(mu, sigma^2), and what its policy remembers from round to round.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,13 +1,14 @@
 //! Image classification: CIFAR, glyphs and one's own images. Reward: top-1 accuracy on the validation split, or another
 //! measure of it (`search.reward`).
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::training::{Goal, Supervised, Training};
-use crate::config::{self, Config, Crop, Reward, Source};
+use crate::config::{self, Config, Crop, Reward, Sampling, Source};
 use crate::data::{
     Cifar, ClassImages, Dataset, GlyphImages, Images, Scaled, Subset, Zoom, add_label_noise, long_tailed,
     stratified_split,
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::eval::classification::{ranks, recall, top};
 use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::model;
+use crate::state::{Predictions, Tested};
 use crate::train::{Normalisation, Trainer};
 
 /// The seed of a test set that is split off: the same for all runs, so that their figures can be compared.
@@ -26,7 +28,8 @@ pub struct Classes {
     training: Dataset,
     validation: Dataset,
     test: Dataset,
-    count: usize,
+    /// By label.
+    names: Vec<String>,
     /// `None`: that of the images to train on.
     normalisation: Option<Normalisation>,
     zoom: Option<Zoom>,
@@ -38,13 +41,13 @@ impl Classes {
         config: &Config,
         training: Arc<dyn Images>,
         test: Arc<dyn Images>,
-        count: usize,
+        names: Vec<String>,
         fraction: f64,
     ) -> Classes {
-        let all = Dataset::whole(training);
+        let (all, count) = (Dataset::whole(training), names.len());
         let kept = config.data.imbalance.map_or(all.clone(), |imbalance| long_tailed(&all, count, imbalance));
         let (training, validation) = stratified_split(&kept, count, fraction, config.run.seed);
-        Classes { training, validation, test: Dataset::whole(test), count, normalisation: None, zoom: None }
+        Classes { training, validation, test: Dataset::whole(test), names, normalisation: None, zoom: None }
     }
 
     /// CIFAR-10 or CIFAR-100, scaled to `size` x `size` pixels if there is one. Errors: files that can't be used.
@@ -56,18 +59,20 @@ impl Classes {
                 None => Arc::new(images),
             })
         };
-        Ok(Classes::split(config, sized(training)?, sized(test)?, classes, fraction))
+        Ok(Classes::split(config, sized(training)?, sized(test)?, Cifar::names(classes), fraction))
     }
 
     pub fn glyphs(config: &Config, settings: &config::Glyphs, fraction: f64) -> Classes {
         let (training, test) = GlyphImages::open(settings, config.run.seed);
-        Classes::split(config, Arc::new(training), Arc::new(test), settings.classes, fraction)
+        let names = (0..settings.classes).map(|class| class.to_string()).collect();
+        Classes::split(config, Arc::new(training), Arc::new(test), names, fraction)
     }
 
     /// A packed file's images: its own validation and test sets, or parts of the images to train on. Errors: the file's.
     pub fn images(path: &Path, settings: &config::ClassImages, fraction: f64, seed: u64) -> Result<Classes> {
         let images = ClassImages::open(path, (settings.size, settings.size), settings.shorter_side)?;
-        let count = images.packed.identities().len();
+        let names = images.packed.identities().to_vec();
+        let count = names.len();
         let of = |subset| images.of(subset);
         let subsets = [of(Subset::Train), of(Subset::Validation), of(Subset::Test)];
         let images: Arc<dyn Images> = Arc::new(images);
@@ -82,7 +87,7 @@ impl Classes {
             Crop::Zoomed => Some(Zoom { scale: settings.scale, ratio: settings.ratio }),
             Crop::Padded => None,
         };
-        Ok(Classes { training, validation, test, count, normalisation: Some(Normalisation::IMAGENET), zoom })
+        Ok(Classes { training, validation, test, names, normalisation: Some(Normalisation::IMAGENET), zoom })
     }
 }
 
@@ -101,7 +106,8 @@ pub fn normalisation(config: &Config) -> Result<Normalisation> {
 
 /// Builds the network on `devices`. Errors: data that can't be used.
 pub fn classification(config: &Config, classes: Classes, devices: &[Device]) -> Result<Supervised> {
-    let Classes { mut training, validation, test, count, normalisation, zoom } = classes;
+    let Classes { mut training, validation, test, names, normalisation, zoom } = classes;
+    let count = names.len();
     if training.is_empty() || validation.is_empty() || test.is_empty() {
         return Err(Error::failed(format!(
             "{} training, {} validation and {} test images: none may be 0",
@@ -110,42 +116,47 @@ pub fn classification(config: &Config, classes: Classes, devices: &[Device]) -> 
             test.len()
         )));
     }
-    let label_changes = add_label_noise(&mut training, count, config.data.label_noise, config.run.seed);
+    let label_changes = add_label_noise(&mut training, count, config.data.noise(), config.run.seed);
     let (model, layout) = model::build(&config.model, training.images.size(), count);
     let normalisation = normalisation.map_or_else(|| Normalisation::of(&training), Ok)?;
     let trainer = Trainer::new(config, model.into(), &layout, normalisation, devices);
     Ok(Supervised {
-        training: Training::new(config, training, trainer, normalisation).zoomed(zoom),
+        training: Training::new(config, training, trainer, normalisation)
+            .zoomed(zoom)
+            .evened_out(config.data.sampling == Sampling::Balanced),
         label_changes,
-        goal: Box::new(Recognise { validation: Arc::new(validation), test: Arc::new(test), classes: count }),
+        goal: Box::new(Recognise { validation: Arc::new(validation), test: Arc::new(test), names }),
     })
 }
 
 struct Recognise {
     validation: Arc<Dataset>,
     test: Arc<Dataset>,
-    classes: usize,
+    /// Of the classes, by label.
+    names: Vec<String>,
 }
 
 impl Goal for Recognise {
     fn describe(&self) -> String {
-        format!("{} classes; {} validation, {} test", self.classes, self.validation.len(), self.test.len())
+        format!("{} classes; {} validation, {} test", self.names.len(), self.validation.len(), self.test.len())
     }
 
     fn reward(&self, training: &mut Training) -> Result<f64> {
         let logits = training.logits(&self.validation)?;
         let labels = labels(&self.validation, &logits);
         let reward = training.config.search.reward();
-        if reward == Reward::Likelihood {
+        if matches!(reward, Reward::Likelihood | Reward::BalancedLikelihood) {
             let right =
                 labels.unsqueeze(1).eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, labels.device())));
-            return calibrated_log_likelihood(&logits, &right, &right.ones_like());
+            let balanced = (reward == Reward::BalancedLikelihood).then(|| shares(&self.validation.labels));
+            let weights = balanced.map(|shares| Tensor::from_slice(&shares).to_device(logits.device()));
+            return calibrated_log_likelihood(&logits, &right, &right.ones_like(), weights.as_ref());
         }
         let Some(ranks) = ranks(&logits, &labels)? else { return Ok(f64::NAN) };
         Ok(match reward {
-            Reward::Recall => recall(&ranks, &self.validation.labels, self.classes),
+            Reward::Recall => recall(&ranks, &self.validation.labels),
             Reward::Top5 => top(5, &ranks),
-            Reward::Metric | Reward::Likelihood => top(1, &ranks),
+            Reward::Metric | Reward::Likelihood | Reward::BalancedLikelihood => top(1, &ranks),
         })
     }
 
@@ -153,18 +164,41 @@ impl Goal for Recognise {
         Some(&self.validation)
     }
 
-    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
-        let logits = training.logits(&self.test)?;
-        let ranks = ranks(&logits, &labels(&self.test, &logits))?;
-        let of = |measure: &dyn Fn(&[i64]) -> f64| ranks.as_deref().map_or(f64::NAN, measure);
-        let accuracy = of(&|ranks| top(1, ranks));
-        let mut found = vec![("top1", accuracy), ("top1_error", 1.0 - accuracy)];
-        if self.classes > 5 {
-            found.push(("top5", of(&|ranks| top(5, ranks))));
-        }
-        found.push(("recall", of(&|ranks| recall(ranks, &self.test.labels, self.classes))));
-        Ok(found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    fn classes(&self) -> &[String] {
+        &self.names
     }
+
+    fn test(&self, training: &mut Training) -> Result<Tested> {
+        tested(&training.logits(&self.test)?, &self.test)
+    }
+}
+
+/// What logits [N, C] of a data set's images say.
+pub fn tested(logits: &Tensor, dataset: &Dataset) -> Result<Tested> {
+    let ranks = ranks(logits, &labels(dataset, logits))?;
+    let of = |measure: &dyn Fn(&[i64]) -> f64| ranks.as_deref().map_or(f64::NAN, measure);
+    let accuracy = of(&|ranks| top(1, ranks));
+    let mut found = vec![("top1", accuracy), ("top1_error", 1.0 - accuracy)];
+    if logits.size()[1] > 5 {
+        found.push(("top5", of(&|ranks| top(5, ranks))));
+    }
+    found.push(("recall", of(&|ranks| recall(ranks, &dataset.labels))));
+    let predictions = match ranks {
+        None => None,
+        Some(_) => Some(Predictions {
+            image: dataset.indices.iter().map(|&index| index.into()).collect(),
+            label: dataset.labels.iter().map(|&label| label.into()).collect(),
+            predicted: Vec::try_from(logits.argmax(1, false).to_device(Device::Cpu))?,
+        }),
+    };
+    Ok(Tested { metrics: found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), predictions })
+}
+
+/// Of each image one over the number of images of its class: classes then weigh the same.
+fn shares(labels: &[u32]) -> Vec<f64> {
+    let mut counts = HashMap::<u32, f64>::new();
+    labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1.0);
+    labels.iter().map(|label| 1.0 / counts[label]).collect()
 }
 
 /// [N] i64 where `logits` are.

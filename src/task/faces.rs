@@ -17,6 +17,7 @@ use crate::eval::megaface::Identification;
 use crate::eval::pairs::ClosedSet;
 use crate::eval::{normalise_rows, unit_rows};
 use crate::model;
+use crate::state::Tested;
 use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed files, holds identities out and builds the network on `devices`. Errors: data that can't be used.
@@ -32,7 +33,7 @@ pub fn faces(config: &Config, path: &Path, settings: &Faces, devices: &[Device])
     let images: Arc<dyn Images> = Arc::new(packed);
     let HeldOut { mut training, classes, probes, distractors } =
         hold_out_identities(&images, counts.len(), settings, config.run.seed);
-    let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, config.run.seed);
+    let label_changes = add_label_noise(&mut training, classes, config.data.noise(), config.run.seed);
     let test = test.map(|test| Arc::new(Dataset::whole(Arc::new(test))));
     let (model, layout) = model::build(&config.model, images.size(), classes);
     let trainer = Trainer::new(config, model.into(), &layout, Normalisation::FACES, devices);
@@ -131,10 +132,11 @@ impl Goal for Identify {
     }
 
     /// Every pair of images of the test file, with mirror images.
-    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
-        let Some(test) = &self.test else { return Ok(Vec::new()) };
+    fn test(&self, training: &mut Training) -> Result<Tested> {
+        let Some(test) = &self.test else { return Ok(Tested::default()) };
         let embeddings = normalise_rows(&training.embed(test, true)?, 0)?;
-        ClosedSet::new(&embeddings, &test.labels)?.metrics()
+        let metrics = ClosedSet::new(&embeddings, &test.labels)?.metrics()?;
+        Ok(Tested { metrics, predictions: None })
     }
 }
 
@@ -146,5 +148,5 @@ fn likelihood(probes: &Tensor, distractors: &Tensor, labels: &[i64]) -> Result<f
     let mates = labels.unsqueeze(1).eq_tensor(&labels).logical_and(&itself.logical_not());
     let candidates = Tensor::cat(&[itself.logical_not(), strangers.logical_not()], 1);
     let scores = probes.matmul(&Tensor::cat(&[probes, distractors], 0).tr());
-    calibrated_log_likelihood(&scores, &Tensor::cat(&[mates, strangers], 1), &candidates)
+    calibrated_log_likelihood(&scores, &Tensor::cat(&[mates, strangers], 1), &candidates, None)
 }

@@ -5,8 +5,8 @@ mod faces;
 mod reid;
 mod training;
 
-pub use classification::normalisation;
 use classification::{Classes, classification};
+pub use classification::{normalisation, tested};
 use faces::faces;
 use reid::reid;
 
@@ -16,7 +16,7 @@ use crate::config::{Config, Source};
 use crate::data::LabelChange;
 use crate::error::{Error, Result};
 use crate::loss::{Function, Pull};
-use crate::state::{TensorSpec, Within};
+use crate::state::{TensorSpec, Tested, Within};
 use crate::train::{Observer, Trained};
 
 /// The task of a configuration: opens the data and builds the network on `devices`. Errors: data that can't be used.
@@ -71,8 +71,13 @@ pub trait Task {
     /// The current model's reward on the validation split: higher is better; not finite if the model is broken.
     fn reward(&mut self) -> Result<f64>;
 
-    /// Metrics of the current model on the test set, by name. Never a reward.
-    fn test(&mut self) -> Result<Vec<(String, f64)>>;
+    /// The current model on the test set. Never a reward.
+    fn test(&mut self) -> Result<Tested>;
+
+    /// Names of the classes that the model tells apart, by label, where that is the task.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
 
     /// How losses, each with its theta, pull at the targets of about so many images of the classes that are trained on,
     /// by the current model: held-out ones where there are any.

@@ -18,6 +18,7 @@ use crate::eval::likelihood::calibrated_log_likelihood;
 use crate::eval::retrieval::{self, Metric, retrieve};
 use crate::eval::{normalise_rows, unit_rows};
 use crate::model;
+use crate::state::Tested;
 use crate::train::{Normalisation, Trainer};
 
 /// Opens the packed file, holds identities out and builds the network on `devices`. Errors: data that can't be used.
@@ -29,7 +30,7 @@ pub fn reid(config: &Config, path: &Path, settings: &Reid, devices: &[Device]) -
     let seed = config.run.seed;
     let HeldOutByCamera { mut training, classes, query, gallery } =
         hold_out_by_camera(&images, &persons.train, &persons.cameras, identities, per_identity, seed);
-    let label_changes = add_label_noise(&mut training, classes, config.data.label_noise, seed);
+    let label_changes = add_label_noise(&mut training, classes, config.data.noise(), seed);
 
     let crop = settings.crop.into();
     let (model, layout) = model::build(&config.model, crop, classes);
@@ -124,7 +125,7 @@ impl Goal for Retrieve {
     }
 
     /// All queries against the whole gallery, with mirror images.
-    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>> {
+    fn test(&self, training: &mut Training) -> Result<Tested> {
         let query = normalise_rows(&training.embed(&self.query.images, true)?, 0)?;
         let gallery = normalise_rows(&training.embed(&self.gallery.images, true)?, 0)?;
         let (query, gallery) = (self.query.with("query", &query), self.gallery.with("gallery", &gallery));
@@ -132,7 +133,8 @@ impl Goal for Retrieve {
         let rank = |rank: usize| found.cmc.get(rank - 1).map(|&rate| (format!("rank{rank}"), rate));
         let means = [("map", found.map), ("map_trapezoid", found.map_trapezoid), ("minp", found.minp)]
             .map(|(name, mean)| (name.to_owned(), mean));
-        Ok([1, 5, 10].into_iter().filter_map(rank).chain(means).collect())
+        let metrics = [1, 5, 10].into_iter().filter_map(rank).chain(means).collect();
+        Ok(Tested { metrics, predictions: None })
     }
 }
 
@@ -147,6 +149,6 @@ impl Retrieve {
         let (same_id, same_camera) = (same(ids, &self.validation.ids), same(cameras, &self.validation.cameras));
         let right = same_id.logical_and(&same_camera.logical_not());
         let candidates = same_id.logical_and(&same_camera).logical_not();
-        calibrated_log_likelihood(&queries.matmul(&features.tr()), &right, &candidates)
+        calibrated_log_likelihood(&queries.matmul(&features.tr()), &right, &candidates, None)
     }
 }

@@ -6,11 +6,13 @@ use tch::Tensor;
 
 use super::{Epoch, Task};
 use crate::config::{Config, ResidentData, RewardWeights};
-use crate::data::{Augment, Balanced, Batch, Dataset, LabelChange, Resident, Zoom, batches, picked_batches, shuffled};
+use crate::data::{
+    Augment, Balanced, Batch, Dataset, LabelChange, Resident, Zoom, batches, evened_out, picked_batches, shuffled,
+};
 use crate::device;
 use crate::error::Result;
 use crate::loss::{Function, Pull};
-use crate::state::TensorSpec;
+use crate::state::{TensorSpec, Tested};
 use crate::train::{
     EVALUATION_BATCH, EpochPlan, Normalisation, Observer, Trained, Trainer, evaluation_batches, learning_rate,
 };
@@ -22,7 +24,12 @@ pub trait Goal {
 
     fn reward(&self, training: &mut Training) -> Result<f64>;
 
-    fn test(&self, training: &mut Training) -> Result<Vec<(String, f64)>>;
+    fn test(&self, training: &mut Training) -> Result<Tested>;
+
+    /// Names of the classes, by label, where the goal is to tell them apart.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
 
     /// Held-out images of the classes that are trained on; `None` where other classes are held out.
     fn held_out(&self) -> Option<&Arc<Dataset>> {
@@ -68,8 +75,12 @@ impl Task for Supervised {
         self.measure(averaged, |goal, training| goal.reward(training))
     }
 
-    fn test(&mut self) -> Result<Vec<(String, f64)>> {
+    fn test(&mut self) -> Result<Tested> {
         self.measure(true, |goal, training| goal.test(training))
+    }
+
+    fn classes(&self) -> &[String] {
+        self.goal.classes()
     }
 
     fn pull(&mut self, images: usize, losses: &[(Function, Vec<f64>)]) -> Result<Pull> {
@@ -124,6 +135,8 @@ pub struct Training {
     fill: [u8; 3],
     /// Batches of P identities, and how many an epoch has; `None`: shuffled examples.
     balanced: Option<(Balanced, usize)>,
+    /// Whether classes come equally often, however many images they have.
+    evened_out: bool,
     /// Whether the images are kept on the devices; `None`: not decided before the first epoch.
     resident: Option<bool>,
 }
@@ -140,6 +153,7 @@ impl Training {
             trainer,
             fill: normalisation.mean.map(|mean| mean.round() as u8),
             balanced: None,
+            evened_out: false,
             resident: None,
         }
     }
@@ -151,6 +165,10 @@ impl Training {
     /// Trains on parts of the images of random area and shape instead of crops; `None` changes nothing.
     pub fn zoomed(self, zoom: Option<Zoom>) -> Training {
         Training { zoom, ..self }
+    }
+
+    pub fn evened_out(self, evened_out: bool) -> Training {
+        Training { evened_out, ..self }
     }
 
     /// Errors: too few identities.
@@ -187,7 +205,10 @@ impl Training {
         let resident = self.keep_on_devices()?;
         let Config { data, train, run, .. } = &self.config;
         let number = epoch.epoch as u64;
-        let mut order = match &self.balanced {
+        let order = match &self.balanced {
+            None if self.evened_out => {
+                evened_out(&self.dataset.labels, self.examples(), run.seed, number, epoch.stream)
+            }
             None => shuffled(self.dataset.len(), self.examples(), run.seed, number, epoch.stream),
             Some((balanced, _)) => balanced.order(&self.dataset.labels, self.steps(), run.seed, number, epoch.stream),
         };
@@ -204,11 +225,10 @@ impl Training {
             epoch: number,
             stream: epoch.stream,
         });
-        // all that is drawn for an image is keyed by it, not by its place in the order
-        let rest = order.split_off((epoch.from.steps as usize * train.batch_size).min(order.len()));
+        let done = (epoch.from.steps as usize * train.batch_size).min(order.len());
         let batches: Box<dyn Iterator<Item = Result<Batch>>> = match resident {
-            true => Box::new(picked_batches(&self.dataset, rest, train.batch_size, augment)),
-            false => Box::new(batches(&self.dataset, rest, train.batch_size, augment, run.loader_threads)),
+            true => Box::new(picked_batches(&self.dataset, order, done, train.batch_size, augment)),
+            false => Box::new(batches(&self.dataset, order, done, train.batch_size, augment, run.loader_threads)),
         };
         let plan =
             EpochPlan { epoch: epoch.epoch, steps: self.steps() as u64, counts: &self.counts, stream: epoch.stream };

@@ -58,7 +58,7 @@ pub fn evaluation_batches(
     dataset: &Arc<Dataset>,
     loader_threads: usize,
 ) -> impl Iterator<Item = Result<Batch>> + use<> {
-    batches(dataset, (0..dataset.len() as u32).collect(), EVALUATION_BATCH, None, loader_threads)
+    batches(dataset, (0..dataset.len() as u32).collect(), 0, EVALUATION_BATCH, None, loader_threads)
 }
 
 /// The same batches; each is a sign of life for the other ranks.
@@ -113,7 +113,7 @@ impl Trainer {
         from: Within,
         observer: &mut dyn Observer,
     ) -> Result<Trained> {
-        let function = self.config.loss.function;
+        let function = self.config.loss.function_in(plan.epoch);
         let mut counts = plan.counts.to_vec();
         counts.resize(self.replicas.classes(), 0);
         self.replicas.set_loss(|device| function.build(theta, &counts, device, Kind::Float));

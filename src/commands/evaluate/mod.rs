@@ -1,24 +1,24 @@
-//! Measures a checkpoint's model: on its run's test set here, by a benchmark's protocol in the other files.
+//! Measures a checkpoint's model, on its run's test set or by a benchmark's protocol.
 
 mod lfw;
 mod megaface;
 mod megaface_inputs;
 mod reid;
+mod test_set;
 
 use std::path::Path;
 
-use crate::cli::{EvaluateArguments, EvaluateCommand, EvaluateTestArguments, MachineArguments};
+use crate::cli::{EvaluateArguments, EvaluateCommand, MachineArguments};
 use crate::comm::Comm;
 use crate::commands::only_rank_0_speaks;
-use crate::config::{DataKind, DeviceKind};
+use crate::config::DeviceKind;
 use crate::device;
 use crate::embedding::StoredRun;
 use crate::error::{Error, Result};
-use crate::task;
 
 pub fn run(arguments: &EvaluateArguments) -> Result<()> {
     match &arguments.protocol {
-        None => test_set(&arguments.test_set),
+        None => test_set::run(&arguments.test_set),
         Some(EvaluateCommand::Megaface(arguments)) => megaface::run(arguments),
         Some(EvaluateCommand::Lfw(arguments)) => lfw::run(arguments),
         Some(EvaluateCommand::Reid(arguments)) => reid::run(arguments),
@@ -55,41 +55,4 @@ fn on_all_ranks(
         }
         work(comm, threads, run)
     })
-}
-
-/// The option of --test and --data that does nothing for a run on such data, and why.
-fn ignored(kind: DataKind, test: bool, data: bool) -> Option<(&'static str, &'static str)> {
-    match kind {
-        DataKind::Faces => None,
-        _ if test => Some(("--test", "has its own test set; only runs on faces take another file")),
-        DataKind::Glyphs if data => Some(("--data", "makes its data itself")),
-        _ => None,
-    }
-}
-
-fn test_set(arguments: &EvaluateTestArguments) -> Result<()> {
-    let file = arguments.file.as_deref().expect("required by the parser");
-    let run = StoredRun::open(file, |typed| {
-        typed.data.path = arguments.data.clone().or(typed.data.path.take());
-        typed.data.faces.test = arguments.test.clone().or(typed.data.faces.test.take());
-        arguments.machine.adjust(&mut typed.run);
-    })?;
-    if let Some((option, why)) = ignored(run.kind(), arguments.test.is_some(), arguments.data.is_some()) {
-        return Err(Error::config(format!("{option}: {} is a run on {:?}, which {why}", file.display(), run.kind())));
-    }
-    let mut task = task::open(&run.config, &run.devices)?;
-    task.load(&run.state(task.specs())?);
-    let metrics = task.test()?;
-    if metrics.is_empty() {
-        return Err(Error::config("data.faces.test is not set: there is nothing to measure on; give --test FILE"));
-    }
-    if arguments.json {
-        let object: serde_json::Map<_, _> = metrics.into_iter().map(|(name, value)| (name, value.into())).collect();
-        println!("{}", serde_json::Value::Object(object));
-    } else {
-        for (name, value) in metrics {
-            println!("test {name:24} {value:.4}");
-        }
-    }
-    Ok(())
 }

@@ -28,7 +28,7 @@ pub fn run(arguments: &InspectArguments) -> Result<()> {
 
 /// Numbers that are not finite become null: JSON has none.
 fn json(checkpoint: &Checkpoint) -> Value {
-    let Checkpoint { info, epoch, policy, history, tensors, test } = checkpoint;
+    let Checkpoint { info, epoch, policy, history, tensors, test, predictions } = checkpoint;
     json!({
         "epoch": epoch,
         "seed": info.seed,
@@ -37,9 +37,11 @@ fn json(checkpoint: &Checkpoint) -> Value {
         "libtorch": info.libtorch,
         "device": info.device,
         "config": info.config,
+        "classes": info.classes,
         "policy": policy,
         "history": history,
         "tensors": tensors.iter().map(|tensor| json!({ "path": tensor.path, "shape": tensor.shape })).collect::<Vec<_>>(),
         "test": test.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
+        "predictions": predictions,
     })
 }

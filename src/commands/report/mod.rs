@@ -1,6 +1,7 @@
 //! `amlfs report`: what runs found, as one page without scripts.
 
 mod activations;
+mod confusion;
 mod loss_figures;
 mod search_figures;
 #[cfg(test)]
@@ -98,6 +99,9 @@ fn comparison_part(comparison: &Comparison, arguments: &ReportArguments, figures
         shown.extend(figures.add(verdict::results_figure(comparison), verdict::RESULTS));
     }
     shown.extend(figures.add(search_figures::rewards_of_all(comparison), search_figures::REWARDS_OF_ALL));
+    for (figure, caption) in comparison.groups.iter().filter_map(confusion::figure) {
+        shown.extend(figures.add(figure, caption));
+    }
     let searches = comparison.groups.iter().filter(|group| searches(group));
     ComparisonPart {
         heading: comparison.conditions.join(", "),

@@ -34,10 +34,11 @@ fn search_of(directory: &Path, seed: u64, epochs: usize, reward: impl Fn(usize, 
         threads: 1,
         libtorch: "none".into(),
         device: "none".into(),
+        classes: Vec::new(),
     };
     let history = (0..epochs).map(record).collect();
     let test = if epochs == 200 { vec![("top1".to_owned(), 0.9 + seed as f64 / 1e3)] } else { Vec::new() };
-    let checkpoint = Checkpoint { info, epoch: epochs, policy, history, tensors: Vec::new(), test };
+    let checkpoint = Checkpoint { info, epoch: epochs, policy, history, tensors: Vec::new(), test, predictions: None };
     let file = directory.join(format!("seed-{seed}.h5"));
     checkpoint::write(&file, &checkpoint).unwrap();
     file

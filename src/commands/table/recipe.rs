@@ -96,10 +96,18 @@ mod tests {
             threads: 2,
             libtorch: String::new(),
             device: String::new(),
+            classes: Vec::new(),
         };
         let policy = crate::search::policy(&config).state().clone();
-        let checkpoint =
-            Checkpoint { info, epoch: 0, policy, history: Vec::new(), tensors: Vec::new(), test: Vec::new() };
+        let checkpoint = Checkpoint {
+            info,
+            epoch: 0,
+            policy,
+            history: Vec::new(),
+            tensors: Vec::new(),
+            test: Vec::new(),
+            predictions: None,
+        };
         Run { path: "run".into(), checkpoint, config, arm }
     }
 

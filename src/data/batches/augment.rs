@@ -94,9 +94,16 @@ pub struct Rectangle {
 }
 
 impl Augment {
-    /// What image `example` of `size` (height, width) gets.
-    pub fn draw(&self, example: u64, size: (usize, usize)) -> Draw {
-        let mut rng = rng(self.seed, Purpose::Augment, &[self.epoch, self.stream, example]);
+    /// For an image by its number, and how often the epoch has had it before.
+    fn rng(&self, (image, turn): (usize, u32)) -> Rng {
+        let counters = [self.epoch, self.stream, image as u64, turn.into()];
+        // most images come once
+        rng(self.seed, Purpose::Augment, if turn == 0 { &counters[..3] } else { &counters })
+    }
+
+    /// What an image of `size` (height, width) gets.
+    pub fn draw(&self, image: (usize, u32), size: (usize, usize)) -> Draw {
+        let mut rng = self.rng(image);
         let reach = self.padding as i32;
         let mut offset = |side: usize, crop: usize| rng.random_range(-reach..=reach + side as i32 - crop as i32);
         let from = (offset(size.0, self.crop.0), offset(size.1, self.crop.1));
@@ -108,16 +115,16 @@ impl Augment {
         if self.erasing > 0.0 && rng.random::<f64>() < self.erasing { self.rectangle(rng) } else { None }
     }
 
-    /// Image `index` of a source, augmented, in `out` [crop.0, crop.1, 3]; `plain` has room for one of its images.
+    /// An image of a source, augmented, in `out` [crop.0, crop.1, 3]; `plain` has room for one of its images.
     /// Error: a damaged image.
-    pub fn read(&self, images: &dyn Images, index: usize, plain: &mut [u8], out: &mut [u8]) -> Result<()> {
+    pub fn read(&self, images: &dyn Images, image: (usize, u32), plain: &mut [u8], out: &mut [u8]) -> Result<()> {
         let Some(zoom) = &self.zoom else {
-            images.read(index, plain)?;
-            self.apply(index as u64, images.size(), plain, out);
+            images.read(image.0, plain)?;
+            self.apply(image, images.size(), plain, out);
             return Ok(());
         };
-        let mut rng = rng(self.seed, Purpose::Augment, &[self.epoch, self.stream, index as u64]);
-        images.read_part(index, self.crop, &mut |size| zoom.part(&mut rng, size), out)?;
+        let mut rng = self.rng(image);
+        images.read_part(image.0, self.crop, &mut |size| zoom.part(&mut rng, size), out)?;
         let mirror = self.mirror && rng.random();
         self.finish(mirror, self.erased(&mut rng), out);
         Ok(())
@@ -125,9 +132,9 @@ impl Augment {
 
     /// image [H, W, 3] -> a random crop of the padded image, perhaps mirrored, perhaps with a rectangle erased, in
     /// `out` [crop.0, crop.1, 3].
-    fn apply(&self, example: u64, size: (usize, usize), image: &[u8], out: &mut [u8]) {
-        let Draw { from, mirror, erased } = self.draw(example, size);
-        crop(image, size, from, self.crop, out);
+    fn apply(&self, image: (usize, u32), size: (usize, usize), pixels: &[u8], out: &mut [u8]) {
+        let Draw { from, mirror, erased } = self.draw(image, size);
+        crop(pixels, size, from, self.crop, out);
         self.finish(mirror, erased, out);
     }
 
@@ -192,9 +199,9 @@ mod tests {
         (1..=36).collect()
     }
 
-    fn augmented(augment: Augment, example: u64) -> Vec<u8> {
+    fn augmented(augment: Augment, example: usize) -> Vec<u8> {
         let mut out = vec![99; 3 * augment.crop.0 * augment.crop.1];
-        augment.apply(example, SIZE, &image(), &mut out);
+        augment.apply((example, 0), SIZE, &image(), &mut out);
         out
     }
 
@@ -244,10 +251,10 @@ mod tests {
     }
 
     /// Rectangle of `fill` in a picture without any: (top, left, height, width).
-    fn erased(augment: Augment, example: u64) -> Option<(usize, usize, usize, usize)> {
+    fn erased(augment: Augment, example: usize) -> Option<(usize, usize, usize, usize)> {
         let (height, width) = augment.crop;
         let mut out = vec![0; 3 * height * width];
-        augment.apply(example, augment.crop, &vec![1; 3 * height * width], &mut out);
+        augment.apply((example, 0), augment.crop, &vec![1; 3 * height * width], &mut out);
         let filled = |&i: &usize| out[3 * i..][..3] == augment.fill;
         let places: Vec<usize> = (0..height * width).filter(filled).collect();
         let (top, bottom) = (places.first()? / width, places.last()? / width);
@@ -325,10 +332,10 @@ mod tests {
         let image: Vec<u8> = (0..20 * 12 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let mut hash = 0xcbf2_9ce4_8422_2325u64; // FNV-1a
         for (padding, mirror) in [(0, false), (0, true), (4, false), (4, true), (13, true)] {
-            for (epoch, stream, example) in [(0, 0, 0), (1, 2, 3), (7, 0, 1 << 40)] {
+            for (epoch, stream, example) in [(0, 0, 0), (1, 2, 3), (7, 0, 1usize << 40)] {
                 let mut out = vec![0; image.len()];
                 let augment = Augment { padding, crop: (20, 12), mirror, seed: 42, epoch, stream, ..SHIFT };
-                augment.apply(example, (20, 12), &image, &mut out);
+                augment.apply((example, 0), (20, 12), &image, &mut out);
                 hash = out.iter().fold(hash, |hash, &v| (hash ^ v as u64).wrapping_mul(0x0100_0000_01b3));
             }
         }

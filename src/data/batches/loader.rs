@@ -36,18 +36,20 @@ impl BatchImages {
     }
 }
 
-/// The examples of `dataset` at the positions `order`, in batches of `batch_size` (the last may be smaller).
+/// The examples of `dataset` at the positions `order` of an epoch from the `from`-th on, in batches of `batch_size` (the last may
+/// be smaller).
 /// Images have the source's size, or the crop's with `augment`. Items are errors where an image is damaged. Dropping the
 /// iterator ends its threads.
 pub fn batches(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,
+    from: usize,
     batch_size: usize,
     augment: Option<Augment>,
     threads: usize,
 ) -> impl Iterator<Item = Result<Batch>> + use<> {
-    ahead(dataset, order, batch_size, threads, move |dataset, positions| {
-        Ok(BatchImages::Pixels(pixels(dataset, positions, augment)?))
+    ahead(dataset, order, from, batch_size, threads, move |dataset, examples| {
+        Ok(BatchImages::Pixels(pixels(dataset, examples, augment)?))
     })
 }
 
@@ -55,33 +57,56 @@ pub fn batches(
 pub fn picked_batches(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,
+    from: usize,
     batch_size: usize,
     augment: Option<Augment>,
 ) -> impl Iterator<Item = Result<Batch>> + use<> {
-    ahead(dataset, order, batch_size, 1, move |dataset, positions| {
-        Ok(BatchImages::Picks(Picks::draw(dataset, positions, augment)))
+    ahead(dataset, order, from, batch_size, 1, move |dataset, examples| {
+        Ok(BatchImages::Picks(Picks::draw(dataset, examples, augment)))
     })
 }
 
-/// Batches whose images `prepare` makes from positions in the data set, on threads of their own.
-fn ahead<P: Fn(&Dataset, &[u32]) -> Result<BatchImages> + Copy + Send + 'static>(
+/// An image of an epoch.
+#[derive(Clone, Copy)]
+pub struct Example {
+    /// In the data set.
+    pub position: u32,
+    /// How often the epoch has had the image before: each time something else is drawn for it.
+    pub turn: u32,
+}
+
+/// The positions of a whole epoch as examples.
+fn examples(order: &[u32]) -> Vec<Example> {
+    let mut turns = vec![0; order.iter().max().map_or(0, |&last| last as usize + 1)];
+    let example = |&position: &u32| {
+        let next = &mut turns[position as usize];
+        *next += 1;
+        Example { position, turn: *next - 1 }
+    };
+    order.iter().map(example).collect()
+}
+
+/// Batches whose images `prepare` makes from examples of the data set, on threads of their own.
+fn ahead<P: Fn(&Dataset, &[Example]) -> Result<BatchImages> + Copy + Send + 'static>(
     dataset: &Arc<Dataset>,
     order: Vec<u32>,
+    from: usize,
     batch_size: usize,
     threads: usize,
     prepare: P,
 ) -> impl Iterator<Item = Result<Batch>> + use<P> {
-    let count = order.len().div_ceil(batch_size);
-    let order = Arc::new(order);
+    let examples = Arc::new(examples(&order).split_off(from));
+    let count = examples.len().div_ceil(batch_size);
     // worker w prepares batches w, w + threads, ...: taking from the workers in turn keeps the order
     let workers: Vec<Receiver<Result<Batch>>> = (0..threads)
         .map(|worker| {
             let (sender, receiver) = sync_channel(AHEAD);
-            let (dataset, order) = (dataset.clone(), order.clone());
+            let (dataset, examples) = (dataset.clone(), examples.clone());
             std::thread::spawn(move || {
-                for positions in order.chunks(batch_size).skip(worker).step_by(threads) {
-                    let labels: Vec<i64> = positions.iter().map(|&i| dataset.labels[i as usize] as i64).collect();
-                    let images = prepare(&dataset, positions);
+                for examples in examples.chunks(batch_size).skip(worker).step_by(threads) {
+                    let label = |example: &Example| dataset.labels[example.position as usize] as i64;
+                    let labels: Vec<i64> = examples.iter().map(label).collect();
+                    let images = prepare(&dataset, examples);
                     let batch = images.map(|images| Batch { images, labels: Tensor::from_slice(&labels) });
                     if sender.send(batch).is_err() {
                         return; // nobody listens any more
@@ -95,19 +120,19 @@ fn ahead<P: Fn(&Dataset, &[u32]) -> Result<BatchImages> + Copy + Send + 'static>
 }
 
 /// [N, H, W, 3] u8.
-fn pixels(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Result<Tensor> {
+fn pixels(dataset: &Dataset, examples: &[Example], augment: Option<Augment>) -> Result<Tensor> {
     let size = dataset.images.size();
     let (height, width) = augment.map_or(size, |augment| augment.crop);
-    let mut bytes = vec![0; positions.len() * 3 * height * width];
+    let mut bytes = vec![0; examples.len() * 3 * height * width];
     let mut plain = vec![0; 3 * size.0 * size.1];
-    for (&position, out) in positions.iter().zip(bytes.chunks_exact_mut(3 * height * width)) {
+    for (&Example { position, turn }, out) in examples.iter().zip(bytes.chunks_exact_mut(3 * height * width)) {
         let index = dataset.indices[position as usize];
         match augment {
-            Some(augment) => augment.read(&*dataset.images, index as usize, &mut plain, out)?,
+            Some(augment) => augment.read(&*dataset.images, (index as usize, turn), &mut plain, out)?,
             None => dataset.images.read(index as usize, out)?,
         }
     }
-    let size = [positions.len() as i64, height as i64, width as i64, 3];
+    let size = [examples.len() as i64, height as i64, width as i64, 3];
     Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
 }
 
@@ -115,11 +140,13 @@ fn pixels(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Res
 mod tests {
     use super::super::shuffled;
     use super::*;
-    use crate::data::dataset::tests::Numbers;
+    use std::collections::HashSet;
+
+    use crate::data::dataset::tests::{Numbered, Numbers};
 
     fn all(threads: usize, augment: Option<Augment>) -> Vec<(Vec<u8>, Vec<i64>)> {
         let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
-        batches(&dataset, shuffled(50, 50, 1, 2, 0), 8, augment, threads)
+        batches(&dataset, shuffled(50, 50, 1, 2, 0), 0, 8, augment, threads)
             .map(|batch| {
                 let batch = batch.unwrap();
                 let bytes = Vec::<u8>::try_from(batch.images.pixels().reshape(-1)).unwrap();
@@ -164,6 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_comes_again_in_an_epoch_gets_another_draw_also_after_a_pause() {
+        let dataset = Arc::new(Dataset::whole(Arc::new(Numbered)));
+        let augment = Augment { padding: 0, crop: (2, 2), erasing: 0.0, ..AUGMENT };
+        let order = [7, 7, 3, 7, 3, 7, 7, 7];
+        let bytes = |from: usize| -> Vec<Vec<u8>> {
+            batches(&dataset, order.to_vec(), from, 1, Some(augment), 2)
+                .map(|batch| Vec::try_from(batch.unwrap().images.pixels().reshape(-1)).unwrap())
+                .collect()
+        };
+        let whole = bytes(0);
+        let sevens: HashSet<&Vec<u8>> = order.iter().zip(&whole).filter(|(i, _)| **i == 7).map(|(_, b)| b).collect();
+        assert!(sevens.len() >= 4, "of 40 crops: {sevens:?}");
+        assert_eq!(whole[3..], bytes(3));
+    }
+
+    #[test]
     fn batches_have_the_crops_size_with_augmentation() {
         let augment = Augment { padding: 0, crop: (3, 2), erasing: 0.0, ..AUGMENT };
         let batches = all(1, Some(augment));
@@ -178,7 +221,7 @@ mod tests {
     #[test]
     fn a_loader_that_is_dropped_early_leaves_no_thread_waiting() {
         let dataset = Arc::new(Dataset::whole(Arc::new(Numbers { count: 50, classes: 5 })));
-        let mut few = batches(&dataset, shuffled(50, 50, 1, 2, 0), 2, None, 3);
+        let mut few = batches(&dataset, shuffled(50, 50, 1, 2, 0), 0, 2, None, 3);
         few.next();
         drop(few);
         // they end on their own; minutes mean never

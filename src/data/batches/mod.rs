@@ -7,6 +7,7 @@ mod sampler;
 
 use augment::Draw;
 pub use augment::{Augment, Rectangle, Zoom};
+use loader::Example;
 pub use loader::{Batch, BatchImages, batches, picked_batches};
 pub use resident::{Picks, Resident};
-pub use sampler::{Balanced, shuffled};
+pub use sampler::{Balanced, evened_out, shuffled};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, IndexOp, Kind, Tensor, no_grad};
 
-use super::{Augment, Draw, Rectangle, batches};
+use super::{Augment, Draw, Example, Rectangle, batches};
 use crate::data::Dataset;
 use crate::error::Result;
 
@@ -32,17 +32,17 @@ pub struct Picks {
 }
 
 impl Picks {
-    pub(super) fn draw(dataset: &Dataset, positions: &[u32], augment: Option<Augment>) -> Picks {
+    pub(super) fn draw(dataset: &Dataset, examples: &[Example], augment: Option<Augment>) -> Picks {
         let size = dataset.images.size();
-        let row = |&position: &u32| {
-            let index = dataset.indices[position as usize];
-            let Draw { from, mirror, erased } = augment.map_or(Draw::default(), |a| a.draw(index as u64, size));
+        let row = |&Example { position, turn }: &Example| {
+            let index = dataset.indices[position as usize] as usize;
+            let Draw { from, mirror, erased } = augment.map_or(Draw::default(), |a| a.draw((index, turn), size));
             let Rectangle { top, left, height, width } = erased.unwrap_or_default();
             let erased = [top, left, height, width].map(|side| side as i64);
             let drawn = [position as i64, from.0 as i64, from.1 as i64, mirror as i64];
             [drawn, erased].concat()
         };
-        let numbers: Vec<i64> = positions.iter().flat_map(row).collect();
+        let numbers: Vec<i64> = examples.iter().flat_map(row).collect();
         Picks {
             numbers: Tensor::from_slice(&numbers).view([-1, 8]),
             crop: augment.map_or(size, |augment| augment.crop),
@@ -79,7 +79,7 @@ impl Resident {
         };
         let residents = devices.iter().map(empty).collect::<Result<Vec<_>>>()?;
         let mut start = 0;
-        for batch in batches(dataset, (0..dataset.len() as u32).collect(), COPIED_AT_ONCE, None, loader_threads) {
+        for batch in batches(dataset, (0..dataset.len() as u32).collect(), 0, COPIED_AT_ONCE, None, loader_threads) {
             let rows = batch?.images.pixels().view([-1, 3]);
             for resident in &residents {
                 no_grad(|| resident.pixels.narrow(0, start, rows.size()[0]).copy_(&rows));
@@ -138,8 +138,8 @@ mod tests {
             BatchImages::Pixels(pixels) => Vec::try_from(pixels.reshape(-1)).unwrap(),
             BatchImages::Picks(picks) => Vec::try_from(resident.pick(&picks).reshape(-1)).unwrap(),
         };
-        let loaded = batches(&dataset, order.clone(), 8, augment, 2).map(|batch| bytes(batch.unwrap())).collect();
-        [loaded, picked_batches(&dataset, order, 8, augment).map(|batch| bytes(batch.unwrap())).collect()]
+        let loaded = batches(&dataset, order.clone(), 0, 8, augment, 2).map(|batch| bytes(batch.unwrap())).collect();
+        [loaded, picked_batches(&dataset, order, 0, 8, augment).map(|batch| bytes(batch.unwrap())).collect()]
     }
 
     #[test]

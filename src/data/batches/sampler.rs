@@ -22,6 +22,27 @@ pub fn shuffled(len: usize, count: usize, seed: u64, epoch: u64, stream: u64) ->
     order
 }
 
+/// `count` examples for one epoch: passes in which every class comes once in random order, with an image that no other pass took
+/// since all of the class were taken. So every class is trained on as often (to within one) as any other, and its images are.
+/// Samples with the same stream see the same order.
+pub fn evened_out(labels: &[u32], count: usize, seed: u64, epoch: u64, stream: u64) -> Vec<u32> {
+    let mut rng = rng(seed, Purpose::Order, &[epoch, stream]);
+    let mut classes: Vec<(Vec<u32>, usize)> = positions(labels).into_values().map(|images| (images, 0)).collect();
+    let mut order = Vec::with_capacity(count + classes.len());
+    while order.len() < count {
+        classes.shuffle(&mut rng);
+        for (images, taken) in &mut classes {
+            if *taken % images.len() == 0 {
+                images.shuffle(&mut rng);
+            }
+            order.push(images[*taken % images.len()]);
+            *taken += 1;
+        }
+    }
+    order.truncate(count);
+    order
+}
+
 /// Batches of `identities` (P) with `images` (K) each, those of an identity next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balanced {
@@ -222,6 +243,26 @@ mod tests {
             assert!([order(2, 2, 0), order(1, 3, 0), order(1, 2, 1)].iter().all(|other| *other != first));
             let more = Balanced { identities: 4, images: 4, reading }.order(&labels, 20, 1, 2, 0);
             assert_eq!(more[..first.len()], first, "a longer epoch begins like a shorter one");
+        }
+    }
+
+    #[test]
+    fn evened_out_classes_come_equally_often_and_each_ones_images_too() {
+        let labels = labels(13); // class 3 i has 1 + i images
+        let order = evened_out(&labels, 13 * 20 + 5, 1, 2, 3);
+        let mut taken = BTreeMap::<u32, BTreeMap<u32, usize>>::new();
+        for &position in &order {
+            *taken.entry(labels[position as usize]).or_default().entry(position).or_default() += 1;
+        }
+        for (label, images) in &taken {
+            let times: usize = images.values().sum();
+            assert!((20..=21).contains(&times), "{label}: {times}");
+            assert_eq!(images.len(), 1 + *label as usize / 3, "all of its images");
+            assert!(images.values().max().unwrap() - images.values().min().unwrap() <= 1, "{images:?}");
+        }
+        assert_eq!(order, evened_out(&labels, order.len(), 1, 2, 3));
+        for other in [[2, 2, 3], [1, 3, 3], [1, 2, 4]] {
+            assert_ne!(order, evened_out(&labels, order.len(), other[0], other[1], other[2]));
         }
     }
 

@@ -267,7 +267,7 @@ mod tests {
         let held_out = hold_out_by_camera(&images, &persons.train, &persons.cameras, 2, 4, 1);
         assert_eq!((held_out.classes, held_out.training.len(), held_out.gallery.len()), (4, 36, 8));
         let query = std::sync::Arc::new(Dataset::part(images.clone(), held_out.query));
-        let batch = batches(&query, vec![0, 1], 2, None, 1).next().unwrap().unwrap();
+        let batch = batches(&query, vec![0, 1], 0, 2, None, 1).next().unwrap().unwrap();
         assert_eq!(batch.images.pixels().size(), [2, 48, 40, 3]);
         assert_eq!(batch.labels.int64_value(&[0]), query.labels[0] as i64);
     }

@@ -36,9 +36,14 @@ impl Cifar {
     ///
     /// Errors: a file that is missing, of another form, or holds a label that is no class.
     pub fn open(path: &Path, classes: usize) -> Result<(Cifar, Cifar)> {
-        let set = if classes == CIFAR100.classes { &CIFAR100 } else { &CIFAR10 };
+        let set = set(classes);
         let files = files::open(path, set)?;
         Ok((Cifar::new(files.training, files.pickled, set)?, Cifar::new(vec![files.test], files.pickled, set)?))
+    }
+
+    /// Names of the classes of CIFAR-10 or CIFAR-100, by label.
+    pub fn names(classes: usize) -> Vec<String> {
+        set(classes).names.split_whitespace().map(String::from).collect()
     }
 
     fn new(files: Vec<(std::path::PathBuf, Bytes)>, pickled: bool, set: &Set) -> Result<Cifar> {
@@ -90,6 +95,10 @@ impl Batch {
         let rows = (0..count).flat_map(|image| (0..PIXELS).map(move |k| columns[count * k + image])).collect();
         Ok(Batch { bytes: Bytes::Read(rows), labels, first: 0, stride: PIXELS })
     }
+}
+
+fn set(classes: usize) -> &'static Set {
+    if classes == CIFAR100.classes { &CIFAR100 } else { &CIFAR10 }
 }
 
 impl Images for Cifar {
@@ -144,6 +153,16 @@ mod tests {
         let mut pixels = vec![0; PIXELS];
         images.read(index, &mut pixels).unwrap();
         pixels
+    }
+
+    #[test]
+    fn every_class_has_a_name_of_its_own_in_the_order_of_the_labels() {
+        for count in [10, 100] {
+            let names = Cifar::names(count);
+            assert_eq!(names.len(), count);
+            assert!(names.is_sorted() || count == 10, "CIFAR-100's are alphabetical");
+            assert_eq!(names.iter().collect::<std::collections::HashSet<_>>().len(), count);
+        }
     }
 
     #[test]

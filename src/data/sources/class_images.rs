@@ -81,7 +81,7 @@ impl Images for ClassImages {
 }
 
 /// Resize(side) and CenterCrop(size) of torchvision; smaller images are enlarged.
-fn centre(image: RgbImage, (height, width): (usize, usize), side: usize, pixels: &mut [u8]) {
+pub fn centre(image: RgbImage, (height, width): (usize, usize), side: usize, pixels: &mut [u8]) {
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     let shorter = from_width.min(from_height);
     let image = if shorter < side {

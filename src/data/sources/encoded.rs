@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::class_images::centre;
 use super::resize;
 use crate::data::{Images, decode};
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub enum Fit {
     Cropped,
     /// Stretched or squeezed, as `Resized` and `Scaled` do it.
     Stretched,
+    /// Turned upright, the shorter side brought to this length and the centre cut out, as `ClassImages` does it.
+    Centred(usize),
 }
 
 pub enum Encoded {
@@ -43,16 +46,21 @@ impl Images for EncodedImages {
     }
 
     fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
+        let decoded = |bytes: &[u8]| match self.fit {
+            Fit::Centred(_) => decode::upright(bytes),
+            Fit::Cropped | Fit::Stretched => decode::any(bytes),
+        };
         let image = match &self.images[index] {
-            Encoded::Bytes(name, bytes) => decode::any(bytes).map_err(|why| Error::failed(format!("{name}: {why}"))),
+            Encoded::Bytes(name, bytes) => decoded(bytes).map_err(|why| Error::failed(format!("{name}: {why}"))),
             Encoded::File(path) => {
                 let bytes = std::fs::read(path).map_err(|why| Error::file(path, format!("can't be read: {why}")))?;
-                decode::any(&bytes).map_err(|why| Error::file(path, why))
+                decoded(&bytes).map_err(|why| Error::file(path, why))
             }
         }?;
         match self.fit {
             Fit::Cropped => pixels.copy_from_slice(decode::fit(image, self.size).as_raw()),
             Fit::Stretched => resize(&image, self.size, pixels),
+            Fit::Centred(shorter_side) => centre(image, self.size, shorter_side, pixels),
         }
         Ok(())
     }

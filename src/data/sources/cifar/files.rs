@@ -23,6 +23,8 @@ pub struct Set {
     pub labels: usize,
     /// What the dict of a Python batch calls the labels.
     pub key: &'static str,
+    /// Of the classes, by label.
+    pub names: &'static str,
 }
 
 pub struct Version {
@@ -50,6 +52,7 @@ pub const CIFAR10: Set = Set {
     },
     labels: 1,
     key: "labels",
+    names: "airplane automobile bird cat deer dog frog horse ship truck",
 };
 
 /// With its fine labels; the coarse ones are passed over.
@@ -71,6 +74,13 @@ pub const CIFAR100: Set = Set {
     },
     labels: 2,
     key: "fine_labels",
+    names: "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle \
+            caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant \
+            flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man \
+            maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree \
+            plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail \
+            snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout \
+            tulip turtle wardrobe whale willow_tree wolf woman worm",
 };
 
 /// No file of CIFAR has more bytes.
