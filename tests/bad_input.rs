@@ -25,7 +25,10 @@ fn settings_that_can_not_be_end_with_78_on_two_ranks() {
     std::fs::write(&toml, "[search]\nsimga = 0.2\n").unwrap();
     let config = format!("--config={}", toml.display());
     let cases: &[(&[&str], &str)] = &[
-        (&["--preset=nonsense"], "--preset nonsense: there is no such preset; known: cifar10, cifar100, cifar10-lt, demo"),
+        (
+            &["--preset=nonsense"],
+            "--preset nonsense: there is no such preset; known: cifar10, cifar100, cifar10-lt, demo",
+        ),
         (&["--set=search.sigma=-1"], "search.sigma = -1 (--set search.sigma=-1): must be above 0"),
         (&["--set=nonsense"], "expected KEY=VALUE"),
         (&["--set=train.nonsense=1"], "unknown field `nonsense`"),

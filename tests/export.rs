@@ -37,7 +37,9 @@ fn export(model: &str, images: &str, out: &str, more: &[&str]) -> std::process::
 
 fn rows(file: &str) -> (Vec<Vec<f32>>, Vec<u32>, Vec<String>) {
     let file = Embeddings::open(Path::new(file)).unwrap();
-    (Vec::try_from(file.rows(0..file.count()).unwrap()).unwrap(), file.labels().to_vec(), file.names().unwrap())
+    let mut rows = vec![0.0; file.count() * file.dimensions()];
+    file.read(0..file.count(), &mut rows).unwrap();
+    (rows.chunks_exact(file.dimensions()).map(<[f32]>::to_vec).collect(), file.labels().to_vec(), file.names().unwrap())
 }
 
 #[test]

@@ -110,7 +110,8 @@ fn every_model_is_searched_and_measured_from_its_checkpoint_and_from_its_feature
         let export = ["export", "embeddings", "--device=cpu", "--threads=1", "--model", &model, &images];
         assert_code(&amlfs(&[&export[..], &["--out", &exported]].concat()), 0);
         let exported = amlfs::data::Embeddings::open(Path::new(&exported)).unwrap();
-        let rows: Vec<f32> = Vec::try_from(exported.rows(0..exported.count()).unwrap().view(-1)).unwrap();
+        let mut rows = vec![0.0; exported.count() * exported.dimensions()];
+        exported.read(0..exported.count(), &mut rows).unwrap();
         assert_eq!(rows, query.read_raw::<f32>().unwrap(), "{preset}");
         assert!(exported.names().unwrap().is_sorted());
     }

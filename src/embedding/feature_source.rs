@@ -12,7 +12,7 @@ use crate::comm::Comm;
 use crate::data::{Embeddings, EncodedImages, Images, PlainFeatures, decode};
 use crate::error::{Error, Result};
 use crate::eval::megaface::devkit::read_feature;
-use crate::eval::normalise_rows;
+use crate::eval::{normalise_rows, unit_rows_of};
 use crate::train::EVALUATION_BATCH;
 
 /// Features of images, in an order. What turns out to be broken is noted, and another direction stands for it.
@@ -25,7 +25,8 @@ enum From<'a> {
     Images(&'a mut Embedder, Arc<Tolerant>),
     /// Files, threads, and how many numbers a feature has.
     Devkit(Vec<PathBuf>, usize, Option<usize>),
-    Embeddings(Embeddings),
+    /// And threads.
+    Embeddings(Embeddings, usize),
     Plain(PlainFeatures),
 }
 
@@ -53,9 +54,9 @@ impl<'a> FeatureSource<'a> {
         FeatureSource::new(From::Devkit(paths, threads, dimensions))
     }
 
-    /// Written by `amlfs export embeddings`.
-    pub fn embeddings(embeddings: Embeddings) -> FeatureSource<'a> {
-        FeatureSource::new(From::Embeddings(embeddings))
+    /// Written by `amlfs export embeddings`; read by so many threads.
+    pub fn embeddings(embeddings: Embeddings, threads: usize) -> FeatureSource<'a> {
+        FeatureSource::new(From::Embeddings(embeddings, threads))
     }
 
     /// Of another program.
@@ -71,7 +72,7 @@ impl<'a> FeatureSource<'a> {
         match &self.from {
             From::Images(_, images) => images.count(),
             From::Devkit(paths, ..) => paths.len(),
-            From::Embeddings(embeddings) => embeddings.count(),
+            From::Embeddings(embeddings, _) => embeddings.count(),
             From::Plain(features) => features.count(),
         }
     }
@@ -115,7 +116,10 @@ impl<'a> FeatureSource<'a> {
                     rows.into_iter().flat_map(|row| row.unwrap_or_else(|_| direction.clone())).collect();
                 normalise_rows(&Tensor::from_slice(&values).view([-1, length as i64]), 0)
             }
-            From::Embeddings(embeddings) => normalise_rows(&embeddings.rows(range.clone())?, range.start),
+            From::Embeddings(embeddings, threads) => {
+                let read = |rows: Range<usize>, values: &mut [f32]| embeddings.read(rows, values);
+                unit_rows_of(range, embeddings.dimensions(), *threads, read)
+            }
             From::Plain(plain) => {
                 let rows = plain.features.narrow(0, range.start as i64, range.len() as i64);
                 normalise_rows(&rows, range.start).map_err(|why| Error::file(plain.path(), why))

@@ -8,4 +8,4 @@ pub mod pairs;
 pub mod retrieval;
 
 pub use kernels::blocks::records_of_all;
-pub use kernels::{normalise_rows, unit_rows};
+pub use kernels::{normalise_rows, unit_rows, unit_rows_of};

@@ -62,7 +62,7 @@ impl Items {
         dimensions: Option<usize>,
     ) -> FeatureSource<'a> {
         match (self, algorithm, embedder) {
-            (Items::Embeddings(embeddings), ..) => FeatureSource::embeddings(embeddings),
+            (Items::Embeddings(embeddings), ..) => FeatureSource::embeddings(embeddings, threads),
             (Items::Plain(features), ..) => FeatureSource::plain(features),
             (Items::Files(_, paths), Some(_), _) => FeatureSource::devkit(paths, threads, dimensions),
             (Items::Files(_, paths), None, Some(embedder)) => {

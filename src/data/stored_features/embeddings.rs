@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::atomic_file;
 use crate::error::{Error, Result};
@@ -77,16 +77,25 @@ impl Embeddings {
         names().map_err(|Cause(why)| Error::file(&self.path, why))
     }
 
-    /// Some rows: [n, D] f32. Error: a damaged row.
-    pub fn rows(&self, range: Range<usize>) -> Result<Tensor> {
+    /// D.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Some rows, into `values` [n, D]. Error: a damaged row.
+    pub fn read(&self, range: Range<usize>, values: &mut [f32]) -> Result<()> {
         let length = self.dimensions * NUMBER;
         let bytes = &self.matrix[range.start * length..range.end * length];
-        for (row, bytes) in range.clone().zip(bytes.chunks_exact(length)) {
+        let rows = bytes.chunks_exact(length).zip(values.chunks_exact_mut(self.dimensions));
+        for (row, (bytes, values)) in range.zip(rows) {
             if crc32fast::hash(bytes) != self.crc32[row] {
                 return Err(Error::file(&self.path, format!("damaged: row {row} does not match its checksum")));
             }
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
         }
-        Ok(Tensor::from_data_size(bytes, &[range.len() as i64, self.dimensions as i64], Kind::Float))
+        Ok(())
     }
 }
 
@@ -157,7 +166,7 @@ fn cannot_write(path: &Path, why: impl std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn file(directory: &Path) -> PathBuf {
         let path = directory.join("e.h5");
@@ -177,10 +186,9 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left");
         let found = Embeddings::open(&path).unwrap();
         assert_eq!((found.count(), found.labels()), (6, &[0, 0, 1, 1, 2, 2][..]));
-        assert_eq!(
-            Vec::<f32>::try_from(found.rows(1..3).unwrap().view(-1)).unwrap(),
-            [4., 5., 6., 7., 8., 9., 10., 11.]
-        );
+        let mut rows = [0.0; 8];
+        found.read(1..3, &mut rows).unwrap();
+        assert_eq!(rows, [4., 5., 6., 7., 8., 9., 10., 11.]);
         assert_eq!(found.names().unwrap()[5], "2/5.png");
         assert!(EmbeddingsWriter::new(&path).is_err());
     }
@@ -207,7 +215,7 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 4;
             fs::write(&path, &bad).unwrap();
-            assert!(Embeddings::open(&path).and_then(|found| found.rows(0..6)).is_err(), "byte {at}");
+            assert!(Embeddings::open(&path).and_then(|found| found.read(0..6, &mut [0.0; 24])).is_err(), "byte {at}");
         }
         for length in 0..good.len() {
             fs::write(&path, &good[..length]).unwrap();

@@ -5,19 +5,22 @@
 //! kept: the K largest of every probe and the largest of all. So the state is bounded, and parts of the distractors
 //! can be scored anywhere and merged.
 //!
-//! Scores are computed [PIECE, TILE] at a time, which fits a cache. Their shapes depend on neither threads nor ranks,
-//! hence nor do the bits.
+//! On CPUs scores are computed fast and with a bound of their error, [PIECE, TILE] at a time, which fits a cache; then those that may
+//! matter alone and exactly (`kernels/bounded_product.rs`). So the bits depend on neither threads nor ranks nor machine.
 
+mod scoring;
+
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product, to_vec};
+use crate::eval::kernels::bounded_product::{Fast, dot, numbers};
+use crate::eval::kernels::inner_products::{check_matrix, to_vec};
 use crate::eval::kernels::largest::Largest;
 use crate::eval::pairs::verification::false_accepts;
+use scoring::add_on_threads;
 
 /// Distractors are dealt out in blocks of this many, block b to rank b % ranks: results are then equal to the bit
 /// whatever the number of ranks.
@@ -25,13 +28,9 @@ pub const DISTRACTORS_PER_BLOCK: usize = 8192;
 /// The number of ranks of the CMC that the MegaFace figures show.
 pub const RANKS: usize = 1000;
 
-/// Distractors and probes of one product. Their scores take 1 MiB.
+/// Distractors and probes of one product. Their scores take half a MiB in bfloat16.
 const PIECE: usize = 1024;
 const TILE: usize = 256;
-/// Scores that are compared with their thresholds at once.
-const LANES: usize = 32;
-/// Impostor scores that a thread collects before it takes the lock.
-const COLLECTED: usize = 1024;
 
 /// The state of MegaFace's protocol over the distractors seen so far.
 pub struct Identification {
@@ -41,7 +40,7 @@ pub struct Identification {
     impostors: Largest,
     distractors: u64,
     threads: usize,
-    one_dnn: bool,
+    fast: Fast,
 }
 
 /// Every ordered pair of one identity's images, (mate in the gallery, probe): the probe and the score, by probe.
@@ -51,16 +50,14 @@ pub struct Mates(Vec<(usize, f32)>);
 struct Tile {
     /// [probes, D]
     features: Tensor,
+    /// The same, as they are multiplied fast, and their norms.
+    prepared: Tensor,
+    norms: Vec<f32>,
     best: Vec<Largest>,
     /// For each probe, the score that a distractor must exceed to change anything.
     thresholds: Vec<f32>,
-}
-
-/// The largest impostor scores, as the threads share them.
-struct Impostors<'a> {
-    top: Mutex<&'a mut Largest>,
-    /// The list's threshold as bits; may lag behind.
-    threshold: AtomicU32,
+    /// And what its fast score must exceed.
+    fast_thresholds: Vec<f32>,
 }
 
 /// The number of largest impostor scores that `Identification::verification` needs at this false-accept rate.
@@ -82,104 +79,33 @@ impl Identification {
             }
         }
         let probes = probes.detach().contiguous();
-        let tile = |features: Tensor| {
+        let fast = Fast::best(&probes);
+        let tile = |features: Tensor| -> Result<Tile> {
             let count = features.size()[0] as usize;
-            Tile { features, best: vec![Largest::new(keep); count], thresholds: vec![f32::NEG_INFINITY; count] }
+            Ok(Tile {
+                prepared: fast.prepare(&features),
+                norms: norms(&features)?,
+                features,
+                best: vec![Largest::new(keep); count],
+                thresholds: vec![f32::NEG_INFINITY; count],
+                fast_thresholds: vec![f32::NEG_INFINITY; count],
+            })
         };
         Ok(Identification {
-            tiles: probes.split(TILE as i64, 0).into_iter().map(tile).collect(),
+            tiles: probes.split(TILE as i64, 0).into_iter().map(tile).collect::<Result<_>>()?,
             keep,
             impostors: Largest::new(impostors),
             distractors: 0,
             threads,
-            one_dnn: has_one_dnn(&probes),
+            fast,
             probes,
         })
     }
 
-    /// Scores the distractors of `block` [n, D] f32, of the probes' device, in any number; see `DISTRACTORS_PER_BLOCK`. Features that
-    /// are not finite are an error, after which the state is of no use. While it runs, libtorch has one thread.
+    /// Scores the distractors of `block` [n, D] f32, of the probes' device, in any number; see `DISTRACTORS_PER_BLOCK` and `add_to_all`.
     pub fn add(&mut self, block: &Tensor) -> Result<()> {
-        check_matrix(block, "distractors")?;
-        if block.size()[1] != self.probes.size()[1] || block.device() != self.probes.device() {
-            return Err(Error::failed(format!(
-                "distractors of {} features on {:?}, but probes of {} on {:?}",
-                block.size()[1],
-                block.device(),
-                self.probes.size()[1],
-                self.probes.device()
-            )));
-        }
-        let (first, count) = (self.distractors, block.size()[0]);
-        if block.device() == Device::Cpu { self.add_on_threads(block) } else { self.add_on_device(block) }.map_err(
-            |error| match error {
-                Bad::Distractor(i) => Error::failed(format!(
-                    "distractor {} (of those this process was given) has a feature that is not finite",
-                    first + i as u64
-                )),
-                Bad::Torch(error) => error.into(),
-            },
-        )?;
-        self.distractors += count as u64;
-        Ok(())
-    }
-
-    fn add_on_threads(&mut self, block: &Tensor) -> std::result::Result<(), Bad> {
-        let block = block.detach().contiguous();
-        let impostors = Impostors {
-            threshold: AtomicU32::new(self.impostors.threshold().to_bits()),
-            top: Mutex::new(&mut self.impostors),
-        };
-        let one_dnn = self.one_dnn;
-        let threads = self.threads.min(self.tiles.len());
-        let tiles = Mutex::new(self.tiles.iter_mut().enumerate());
-        let work = |block: Tensor| -> std::result::Result<(), Bad> {
-            tch::set_num_threads(1); // OpenMP counts per thread; these threads are the parallelism
-            let mut collected = Vec::with_capacity(COLLECTED);
-            loop {
-                let next = tiles.lock().expect("no thread panics").next();
-                let Some((index, tile)) = next else { break };
-                tile.add(&block, index == 0, one_dnn, &impostors, &mut collected)?;
-            }
-            impostors.take(&mut collected);
-            Ok(())
-        };
-        let _one = OneThread::new();
-        if threads == 1 {
-            work(block)
-        } else {
-            std::thread::scope(|scope| {
-                let running: Vec<_> = (0..threads)
-                    .map(|_| {
-                        let (work, block) = (&work, block.shallow_clone());
-                        scope.spawn(move || work(block))
-                    })
-                    .collect();
-                let results: Vec<_> = running.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-                results.into_iter().collect()
-            })
-        }
-    }
-
-    /// Does what `add_on_threads` does, with the device's own top-k operation.
-    fn add_on_device(&mut self, block: &Tensor) -> std::result::Result<(), Bad> {
-        for (index, tile) in self.tiles.iter_mut().enumerate() {
-            let scores = block.f_mm(&tile.features.tr())?; // [n, probes]
-            if index == 0
-                && let Some(bad) = to_vec(&scores.select(1, 0))?.iter().position(|score| !score.is_finite())
-            {
-                return Err(Bad::Distractor(bad));
-            }
-            let count = self.keep.min(scores.size()[0] as usize);
-            let best = to_vec(&scores.f_topk(count as i64, 0, true, true)?.0.tr())?;
-            for (top, best) in tile.best.iter_mut().zip(best.chunks_exact(count.max(1))) {
-                best.iter().for_each(|&score| top.push(score));
-            }
-            let count = self.impostors.capacity().min(scores.numel());
-            let best = to_vec(&scores.reshape(-1).f_topk(count as i64, 0, true, true)?.0)?;
-            best.into_iter().for_each(|score| self.impostors.push(score));
-        }
-        Ok(())
+        let everyone = vec![true; block.size()[0] as usize];
+        add_to_all(&mut [(self, everyone)], block)
     }
 
     /// The `keep` largest scores so far of each probe of the range, descending, filled up with -inf: [probes, keep].
@@ -276,23 +202,27 @@ impl Identification {
         if labels.len() != self.probes.size()[0] as usize {
             return Err(Error::failed(format!("{} labels for {} probes", labels.len(), self.probes.size()[0])));
         }
-        let _one = OneThread::new(); // a few products; libtorch's threads gain little and wait for each other
+        let mut images = HashMap::<i64, Vec<usize>>::new();
+        labels.iter().enumerate().for_each(|(probe, &label)| images.entry(label).or_default().push(probe));
+        let on_device = match self.probes.device() {
+            Device::Cpu => None,
+            _ => Some(to_vec(&self.probes.f_mm(&self.probes.tr())?)?),
+        };
+        let score = |a: usize, b: usize| match &on_device {
+            None => dot(self.features(a), self.features(b)),
+            Some(scores) => scores[a * labels.len() + b],
+        };
         let mut mates = Vec::new();
-        for (t, tile) in self.tiles.iter().enumerate() {
-            for (p, piece) in self.probes.split(PIECE as i64, 0).iter().enumerate() {
-                let scores = to_vec(&product(piece, &tile.features, self.one_dnn)?)?;
-                for (i, scores) in scores.chunks_exact(tile.best.len()).enumerate() {
-                    let mate = p * PIECE + i;
-                    for (probe, &score) in (t * TILE..).zip(scores) {
-                        if probe != mate && labels[probe] == labels[mate] {
-                            mates.push((probe, score));
-                        }
-                    }
-                }
-            }
+        for (probe, label) in labels.iter().enumerate() {
+            mates.extend(images[label].iter().filter(|&&mate| mate != probe).map(|&mate| (probe, score(mate, probe))));
         }
-        mates.sort_by_key(|&(probe, _)| probe);
         if mates.is_empty() { Err(Error::failed("no identity has two probes")) } else { Ok(Mates(mates)) }
+    }
+
+    /// Of a probe on the CPU: [D].
+    fn features(&self, probe: usize) -> &[f32] {
+        let dimensions = self.probes.size()[1] as usize;
+        &numbers(&self.probes)[probe * dimensions..][..dimensions]
     }
 
     fn best(&self, probe: usize) -> &Largest {
@@ -300,71 +230,73 @@ impl Identification {
     }
 }
 
-impl Tile {
-    fn add(
-        &mut self,
-        block: &Tensor,
-        first: bool,
-        one_dnn: bool,
-        impostors: &Impostors,
-        collected: &mut Vec<f32>,
-    ) -> std::result::Result<(), Bad> {
-        let count = self.best.len();
-        for (p, piece) in block.f_split(PIECE as i64, 0)?.iter().enumerate() {
-            let scores = product(piece, &self.features, one_dnn)?;
-            // SAFETY: a contiguous CPU tensor of f32 that outlives the slice and that nothing else refers to
-            let scores = unsafe { std::slice::from_raw_parts(scores.data_ptr() as *const f32, scores.numel()) };
-            let mut of_all = impostors.threshold();
-            for (threshold, top) in self.thresholds.iter_mut().zip(&self.best) {
-                *threshold = top.threshold().min(of_all);
-            }
-            for (i, scores) in scores.chunks_exact(count).enumerate() {
-                // a feature that is not finite makes every score of its distractor so
-                if first && !scores[0].is_finite() {
-                    return Err(Bad::Distractor(p * PIECE + i));
-                }
-                for start in (0..count).step_by(LANES) {
-                    let lanes = start..(start + LANES).min(count);
-                    if !any_above(&scores[lanes.clone()], &self.thresholds[lanes.clone()]) {
-                        continue;
-                    }
-                    for probe in lanes {
-                        let score = scores[probe];
-                        if score > self.thresholds[probe] {
-                            self.best[probe].push(score);
-                            self.thresholds[probe] = self.best[probe].threshold().min(of_all);
-                            if score > of_all {
-                                collected.push(score);
-                                if collected.len() == COLLECTED {
-                                    of_all = impostors.take(collected);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
+/// Scores the distractors of `block` [n, D] f32 once, for all of `identifications`, which have the same probes; each takes those that
+/// are its members [n]. Features that are not finite are an error, after which the states are of no use. While it runs, libtorch has
+/// one thread.
+pub fn add_to_all(identifications: &mut [(&mut Identification, Vec<bool>)], block: &Tensor) -> Result<()> {
+    check_matrix(block, "distractors")?;
+    let Some((first, _)) = identifications.first() else { return Ok(()) };
+    let (dimensions, device) = (first.probes.size()[1], first.probes.device());
+    let before = identifications.iter().map(|(identification, _)| identification.distractors).max().unwrap_or(0);
+    if block.size()[1] != dimensions || block.device() != device {
+        return Err(Error::failed(format!(
+            "distractors of {} features on {:?}, but probes of {dimensions} on {device:?}",
+            block.size()[1],
+            block.device(),
+        )));
+    }
+    let added = match device {
+        Device::Cpu => add_on_threads(identifications, block),
+        _ => add_on_device(identifications, block),
+    };
+    added.map_err(|error| match error {
+        Bad::Distractor(i) => Error::failed(format!(
+            "distractor {} (of those this process was given) has a feature that is not finite",
+            before + i as u64
+        )),
+        Bad::Torch(error) => error.into(),
+    })?;
+    for (identification, members) in identifications {
+        identification.distractors += members.iter().filter(|&&member| member).count() as u64;
+    }
+    Ok(())
+}
+
+/// Does what `add_on_threads` does, with the device's own top-k operation.
+fn add_on_device(
+    identifications: &mut [(&mut Identification, Vec<bool>)],
+    block: &Tensor,
+) -> std::result::Result<(), Bad> {
+    for index in 0..identifications[0].0.tiles.len() {
+        let scores = block.f_mm(&identifications[0].0.tiles[index].features.tr())?; // [n, probes]
+        if index == 0
+            && let Some(bad) = to_vec(&scores.select(1, 0))?.iter().position(|score| !score.is_finite())
+        {
+            return Err(Bad::Distractor(bad));
         }
-        Ok(())
+        for (identification, members) in identifications.iter_mut() {
+            let rows: Vec<i64> = (0..).zip(members.iter()).filter(|(_, member)| **member).map(|(row, _)| row).collect();
+            let scores = match rows.len() {
+                0 => continue,
+                all if all == members.len() => scores.shallow_clone(),
+                _ => scores.f_index_select(0, &Tensor::from_slice(&rows).to_device(scores.device()))?,
+            };
+            let count = identification.keep.min(rows.len());
+            let best = to_vec(&scores.f_topk(count as i64, 0, true, true)?.0.tr())?;
+            for (top, best) in identification.tiles[index].best.iter_mut().zip(best.chunks_exact(count)) {
+                best.iter().for_each(|&score| top.push(score));
+            }
+            let count = identification.impostors.capacity().min(scores.numel());
+            let best = to_vec(&scores.reshape(-1).f_topk(count as i64, 0, true, true)?.0)?;
+            best.into_iter().for_each(|score| identification.impostors.push(score));
+        }
     }
+    Ok(())
 }
 
-impl Impostors<'_> {
-    fn threshold(&self) -> f32 {
-        f32::from_bits(self.threshold.load(Ordering::Relaxed))
-    }
-
-    /// Empties `collected` into the list; returns its threshold.
-    fn take(&self, collected: &mut Vec<f32>) -> f32 {
-        let mut top = self.top.lock().expect("no thread panics");
-        collected.drain(..).for_each(|score| top.push(score));
-        self.threshold.store(top.threshold().to_bits(), Ordering::Relaxed);
-        top.threshold()
-    }
-}
-
-/// Whether any score is larger than its threshold; without branches, so that the compiler can vectorise it.
-fn any_above(scores: &[f32], thresholds: &[f32]) -> bool {
-    scores.iter().zip(thresholds).fold(false, |any, (score, threshold)| any | (score > threshold))
+/// Norms of the rows of features [n, D].
+fn norms(features: &Tensor) -> std::result::Result<Vec<f32>, tch::TchError> {
+    to_vec(&features.f_norm_scalaropt_dim(2, [1i64].as_slice(), false)?)
 }
 
 /// Why a block could not be added.

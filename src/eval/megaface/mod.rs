@@ -13,7 +13,7 @@ pub use identification::Identification;
 use super::normalise_rows;
 use crate::comm::Comm;
 use crate::error::Result;
-use identification::{DISTRACTORS_PER_BLOCK, Mates, RANKS, impostors_needed};
+use identification::{DISTRACTORS_PER_BLOCK, Mates, RANKS, add_to_all, impostors_needed};
 
 /// The false-accept rate of MegaFace's verification figures.
 pub const FAR: f64 = 1e-6;
@@ -29,17 +29,12 @@ pub struct Block {
     pub broken: Vec<usize>,
 }
 
-/// The members among the rows of `block`, the distractors `range`; `None`: there are none.
-fn members_of(members: &[bool], Block { features: block, broken }: &Block, range: &Range<usize>) -> Option<Tensor> {
-    let chosen: Vec<i64> = (0..)
-        .zip(&members[range.clone()])
-        .filter(|&(i, &member)| member && (broken.is_empty() || !broken.contains(&(i as usize))))
-        .map(|(i, _)| i)
-        .collect();
-    match chosen.len() {
-        0 => None,
-        count if count == range.len() => Some(block.shallow_clone()),
-        _ => Some(block.index_select(0, &Tensor::from_slice(&chosen).to_device(block.device()))),
+impl Block {
+    /// Which rows are members: of those that are marked, the whole ones.
+    fn members(&self, marked: &[bool]) -> Vec<bool> {
+        let mut members = marked.to_vec();
+        self.broken.iter().for_each(|&row| members[row] = false);
+        members
     }
 }
 
@@ -109,10 +104,11 @@ pub fn identify(
         for block in (comm.rank()..count.div_ceil(DISTRACTORS_PER_BLOCK)).step_by(comm.size()) {
             let range = block * DISTRACTORS_PER_BLOCK..((block + 1) * DISTRACTORS_PER_BLOCK).min(count);
             let block = read(range.clone())?;
-            for measurement in measurements.iter_mut().flatten() {
-                if let Some(members) = members_of(&measurement.members, &block, &range) {
-                    measurement.identification.add(&members)?;
-                }
+            for group in measurements.iter_mut() {
+                let of = |measurement: &'_ Measurement| block.members(&measurement.members[range.clone()]);
+                let members: Vec<Vec<bool>> = group.iter().map(of).collect();
+                let identifications = group.iter_mut().map(|measurement| &mut measurement.identification);
+                add_to_all(&mut identifications.zip(members).collect::<Vec<_>>(), &block.features)?;
             }
         }
         Ok(())
@@ -150,24 +146,9 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
-    fn members_are_cut_out_of_blocks() {
-        let features = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1]);
-        let mut block = Block { features, broken: Vec::new() };
-        let rows_of = |block: &Block, members: &[bool], start: usize| {
-            members_of(members, block, &(start..start + 4)).map(|rows| Vec::<f32>::try_from(rows.view(-1)).unwrap())
-        };
-        let rows = |members: &[bool], start| rows_of(&block, members, start);
-        let first = |count: usize| (0..12).map(|i| i < count).collect::<Vec<bool>>();
-        assert_eq!(rows(&first(10), 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
-        assert_eq!(rows(&first(6), 4), Some(vec![0.0, 1.0]));
-        assert_eq!(rows(&first(4), 4), None);
-        let marked = [true, false, true, false, true, true, true, true, false, false, false, false];
-        assert_eq!(rows(&marked, 0), Some(vec![0.0, 2.0]));
-        assert_eq!(rows(&marked, 4), Some(vec![0.0, 1.0, 2.0, 3.0]));
-        assert_eq!(rows(&marked, 8), None);
-        block.broken = vec![2, 0];
-        assert_eq!(rows_of(&block, &marked, 4), Some(vec![1.0, 3.0]));
-        assert_eq!(rows_of(&block, &marked, 0), None);
+    fn broken_rows_are_no_members() {
+        let block = Block { features: Tensor::zeros([4, 1], (Kind::Float, Device::Cpu)), broken: vec![2, 0] };
+        assert_eq!(block.members(&[true, true, true, false]), [false, true, false, false]);
     }
 
     #[test]

@@ -98,14 +98,56 @@ fn the_path_of_other_devices_and_the_plain_product_give_the_same() {
     let expected = run(&case, 50, 700, 2, 1024);
     let mut on_device = Identification::new(&matrix(&case.probes), 50, 700, 1).unwrap();
     let mut plain = Identification::new(&matrix(&case.probes), 50, 700, 2).unwrap();
-    plain.one_dnn = false;
+    plain.set_fast(Fast::Single { one_dnn: false });
     for block in matrix(&case.distractors).split(600, 0) {
-        on_device.add_on_device(&block).ok().unwrap();
+        let all = vec![true; block.size()[0] as usize];
+        add_on_device(&mut [(&mut on_device, all)], &block).ok().unwrap();
         plain.add(&block).unwrap();
     }
     for found in [on_device, plain] {
         assert_eq!(found.top(0..300), expected.top(0..300));
         assert_eq!(found.impostors(), expected.impostors());
+    }
+}
+
+#[test]
+fn several_sets_in_one_pass_are_each_as_if_alone_on_every_path() {
+    let case = case(7, 300, 2500);
+    let chosen: [fn(usize) -> bool; 4] = [|_| true, |row| row < 10, |row| row % 3 == 1, |row| row >= 2000];
+    type Add = fn(&mut [(&mut Identification, Vec<bool>)], &Tensor);
+    let paths: [Add; 2] = [
+        |sets, block| add_to_all(sets, block).unwrap(),
+        |sets, block| {
+            add_on_device(sets, block).ok().unwrap();
+            for (set, members) in sets {
+                set.distractors += members.iter().filter(|&&member| member).count() as u64;
+            }
+        },
+    ];
+    for add in paths {
+        let new = || Identification::new(&matrix(&case.probes), 30, 200, 2).unwrap();
+        let mut sets: Vec<Identification> = chosen.iter().map(|_| new()).collect();
+        for start in (0..2500).step_by(1100) {
+            let rows = start..(start + 1100).min(2500);
+            let members = chosen.iter().map(|chosen| rows.clone().map(chosen).collect());
+            let mut all: Vec<_> = sets.iter_mut().zip(members).collect();
+            add(&mut all, &matrix(&case.distractors[rows.start * DIMENSIONS..rows.end * DIMENSIONS]));
+        }
+        for (found, chosen) in sets.iter().zip(chosen) {
+            let own: Vec<i64> = (0..).zip(0..2500).filter(|(_, row)| chosen(*row)).map(|(i, _)| i).collect();
+            let mut alone = new();
+            alone.add(&matrix(&case.distractors).index_select(0, &Tensor::from_slice(&own))).unwrap();
+            assert_eq!(found.distractors(), own.len() as u64);
+            assert_eq!(found.top(0..300), alone.top(0..300));
+            assert_eq!(found.impostors(), alone.impostors());
+        }
+    }
+}
+
+impl Identification {
+    fn set_fast(&mut self, fast: Fast) {
+        self.fast = fast;
+        self.tiles.iter_mut().for_each(|tile| tile.prepared = fast.prepare(&tile.features));
     }
 }
 
@@ -118,15 +160,19 @@ fn bits(scores: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn one_two_and_four_parts_are_equal_to_the_last_bit() {
+fn one_two_and_four_parts_are_equal_to_the_last_bit_whatever_the_fast_scores_are() {
     const KEEP: usize = 20;
     let (probes, distractors) = (unit(300), unit(3 * DISTRACTORS_PER_BLOCK as i64 + 5));
     let labels: Vec<i64> = (0..300).map(|i| i % 70).collect();
     let blocks = distractors.split(DISTRACTORS_PER_BLOCK as i64, 0);
     let mut first: Option<Identification> = None;
-    for (parts, threads) in [(1, 1), (2, 1), (4, 2)] {
+    let single = |one_dnn| Fast::Single { one_dnn };
+    for (parts, threads, fast) in
+        [(1, 1, Fast::Brain), (2, 1, Fast::Brain), (4, 2, Fast::Brain), (1, 2, single(false)), (2, 1, single(true))]
+    {
         let part = |rank: usize| {
             let mut part = Identification::new(&probes, KEEP, 100, threads).unwrap();
+            part.set_fast(fast);
             blocks.iter().skip(rank).step_by(parts).for_each(|block| part.add(block).unwrap());
             part
         };

@@ -1,0 +1,229 @@
+//! A block of distractors against all probes on CPU threads: scores as they are computed, and what is kept of them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tch::Tensor;
+
+use super::{Bad, Identification, PIECE, Tile, norms};
+use crate::eval::kernels::bounded_product::{Approximate, Brain, Fast, Products, dot, numbers};
+use crate::eval::kernels::inner_products::OneThread;
+use crate::eval::kernels::largest::Largest;
+
+/// Scores that are compared with their thresholds at once.
+const LANES: usize = 32;
+/// Impostor scores that a thread collects before it takes the lock.
+const COLLECTED: usize = 1024;
+
+/// The largest impostor scores, as the threads share them.
+struct Impostors<'a> {
+    top: Mutex<&'a mut Largest>,
+    /// The list's threshold as bits; may lag behind.
+    threshold: AtomicU32,
+}
+
+/// A block of distractors that is being scored.
+struct Scored {
+    /// [n, D]
+    features: Tensor,
+    /// The same, as they are multiplied fast.
+    prepared: Tensor,
+    dimensions: usize,
+    /// The largest norm.
+    longest: f32,
+}
+
+impl Scored {
+    fn share(&self) -> Scored {
+        Scored { features: self.features.shallow_clone(), prepared: self.prepared.shallow_clone(), ..*self }
+    }
+}
+
+/// One tile of each identification that has members in the block.
+struct TileOfAll<'a> {
+    takers: Vec<Taker<'a>>,
+}
+
+struct Taker<'a> {
+    tile: &'a mut Tile,
+    members: &'a [bool],
+    /// The identification's number.
+    number: usize,
+}
+
+/// Scores the CPU block for all of them; see `add_to_all`.
+pub fn add_on_threads(
+    identifications: &mut [(&mut Identification, Vec<bool>)],
+    block: &Tensor,
+) -> std::result::Result<(), Bad> {
+    let block = block.detach().contiguous();
+    let (threads, fast) = (identifications[0].0.threads, identifications[0].0.fast);
+    let norms = norms(&block)?;
+    if let Some(bad) = norms.iter().position(|norm| !norm.is_finite()) {
+        return Err(Bad::Distractor(bad));
+    }
+    let block = Scored {
+        prepared: fast.prepare(&block),
+        dimensions: block.size()[1] as usize,
+        longest: norms.into_iter().fold(0.0, f32::max),
+        features: block,
+    };
+    let count = identifications[0].0.tiles.len();
+    let mut impostors = Vec::new();
+    let mut tiles: Vec<TileOfAll> = (0..count).map(|_| TileOfAll { takers: Vec::new() }).collect();
+    for (number, (identification, members)) in identifications.iter_mut().enumerate() {
+        let Identification { tiles: own, impostors: top, .. } = &mut **identification;
+        impostors.push(Impostors { threshold: AtomicU32::new(top.threshold().to_bits()), top: Mutex::new(top) });
+        if members.contains(&true) {
+            for (all, tile) in tiles.iter_mut().zip(own) {
+                all.takers.push(Taker { tile, members: &members[..], number });
+            }
+        }
+    }
+    let (threads, next) = (threads.min(count), Mutex::new(tiles.into_iter()));
+    let work = |block: Scored| -> std::result::Result<(), Bad> {
+        tch::set_num_threads(1); // OpenMP counts per thread; these threads are the parallelism
+        let mut collected: Vec<Vec<f32>> = impostors.iter().map(|_| Vec::with_capacity(COLLECTED)).collect();
+        loop {
+            let tile = next.lock().expect("no thread panics").next();
+            let Some(tile) = tile else { break };
+            tile.add(&block, fast, &impostors, &mut collected)?;
+        }
+        for (impostors, collected) in impostors.iter().zip(&mut collected) {
+            impostors.take(collected);
+        }
+        Ok(())
+    };
+    let _one = OneThread::new();
+    if threads == 1 {
+        return work(block);
+    }
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|_| {
+                let (work, block) = (&work, block.share());
+                scope.spawn(move || work(block))
+            })
+            .collect();
+        let results: Vec<_> = running.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+        results.into_iter().collect()
+    })
+}
+
+impl TileOfAll<'_> {
+    fn add(
+        mut self,
+        block: &Scored,
+        fast: Fast,
+        impostors: &[Impostors],
+        collected: &mut [Vec<f32>],
+    ) -> std::result::Result<(), Bad> {
+        let Some(first) = self.takers.first() else { return Ok(()) };
+        let probes = first.tile.prepared.shallow_clone();
+        for (p, piece) in block.prepared.f_split(PIECE as i64, 0)?.iter().enumerate() {
+            let products = fast.products(piece, &probes)?;
+            for taker in &mut self.takers {
+                let (impostors, collected) = (&impostors[taker.number], &mut collected[taker.number]);
+                match &products {
+                    Products::Brain(of) => {
+                        taker.take(numbers::<Brain>(of), p * PIECE, block, fast, impostors, collected)
+                    }
+                    Products::Single(of) => {
+                        taker.take(numbers::<f32>(of), p * PIECE, block, fast, impostors, collected)
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Taker<'_> {
+    /// Takes what matters of the fast scores [rows, probes] of the block's rows from the `first` on.
+    fn take<T: Approximate>(
+        &mut self,
+        scores: &[T],
+        first: usize,
+        block: &Scored,
+        fast: Fast,
+        impostors: &Impostors,
+        collected: &mut Vec<f32>,
+    ) {
+        let Tile { features, norms, best, thresholds, fast_thresholds, .. } = &mut *self.tile;
+        let (count, dimensions) = (best.len(), block.dimensions);
+        let (distractors, probes) = (numbers::<f32>(&block.features), numbers::<f32>(features));
+        fn row(of: &[f32], row: usize, dimensions: usize) -> &[f32] {
+            &of[row * dimensions..][..dimensions]
+        }
+        let below = |probe: usize, threshold: f32| fast.below(threshold, norms[probe] * block.longest, dimensions);
+        let mut of_all = impostors.threshold();
+        for probe in 0..count {
+            thresholds[probe] = best[probe].threshold().min(of_all);
+            fast_thresholds[probe] = below(probe, thresholds[probe]);
+        }
+        for (i, scores) in scores.chunks_exact(count).enumerate().filter(|(i, _)| self.members[first + i]) {
+            let mut groups = groups_above(scores, fast_thresholds);
+            while groups != 0 {
+                let start = groups.trailing_zeros() as usize * LANES;
+                groups &= groups - 1;
+                for probe in start..(start + LANES).min(count) {
+                    if scores[probe].value() <= fast_thresholds[probe] {
+                        continue;
+                    }
+                    let score = dot(row(distractors, first + i, dimensions), row(probes, probe, dimensions));
+                    if score > thresholds[probe] {
+                        best[probe].push(score);
+                        if score > of_all {
+                            collected.push(score);
+                            if collected.len() == COLLECTED {
+                                of_all = impostors.take(collected);
+                            }
+                        }
+                        thresholds[probe] = best[probe].threshold().min(of_all);
+                        fast_thresholds[probe] = below(probe, thresholds[probe]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Impostors<'_> {
+    fn threshold(&self) -> f32 {
+        f32::from_bits(self.threshold.load(Ordering::Relaxed))
+    }
+
+    /// Empties `collected` into the list; returns its threshold.
+    fn take(&self, collected: &mut Vec<f32>) -> f32 {
+        let mut top = self.top.lock().expect("no thread panics");
+        collected.drain(..).for_each(|score| top.push(score));
+        self.threshold.store(top.threshold().to_bits(), Ordering::Relaxed);
+        top.threshold()
+    }
+}
+
+/// Of each `LANES` scores whether one is larger than its threshold, a bit each: of at most `TILE` scores. With wider vectors than
+/// the program itself may take for granted.
+fn groups_above<T: Approximate>(scores: &[T], thresholds: &[f32]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn wide<T: Approximate>(scores: &[T], thresholds: &[f32]) -> u32 {
+            any_above(scores, thresholds)
+        }
+        // SAFETY: the processor has it
+        return unsafe { wide(scores, thresholds) };
+    }
+    any_above(scores, thresholds)
+}
+
+/// Without branches, so that the compiler can vectorise it.
+#[inline(always)]
+fn any_above<T: Approximate>(scores: &[T], thresholds: &[f32]) -> u32 {
+    let groups = scores.chunks(LANES).zip(thresholds.chunks(LANES)).enumerate();
+    groups.fold(0, |groups, (group, (scores, thresholds))| {
+        let above = |(score, threshold): (&T, &f32)| score.value() > *threshold;
+        let any = scores.iter().zip(thresholds).fold(false, |any, pair| any | above(pair));
+        groups | u32::from(any) << group
+    })
+}
