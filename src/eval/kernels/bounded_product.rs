@@ -1,7 +1,9 @@
 //! Inner products in two steps, where only few of them matter: all of them fast with a bound of their error, then those that may
 //! matter one by one. The results are those of the second step alone, so they have the same bits on every machine.
 //!
-//! The first step takes bfloat16 where the processor multiplies it: eight times as fast as f32 with AMX.
+//! The first step takes bfloat16 where the processor multiplies it: eight times as fast as f32 with AMX. Libraries had faults there
+//! (oneDNN's bfloat16 convolutions of tiny images are wrong with AMX in libtorch 2.11 and 2.13), so some products of each
+//! matrix are checked.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,6 +14,8 @@ const LANES: usize = 32;
 const UNIT: f32 = 1.0 / 256.0;
 /// More than what sums of D products lose: D 2^-24 in the fast product, however it rounds, and as much in `dot`.
 const SUM_UNIT: f32 = 1.0 / (1 << 22) as f32;
+/// Products of each matrix that are checked.
+const CHECKED: usize = 16;
 /// More than the rounding of the bounds themselves.
 const MARGIN: f32 = 1.01;
 
@@ -87,6 +91,23 @@ impl Fast {
         })
     }
 
+    /// Whether the bound holds for some of the products of a [n, D] and b [m, D], whose rows have norms of at most `norms` together.
+    pub fn holds(self, products: &Products, a: &[f32], b: &[f32], norms: f32, dimensions: usize) -> bool {
+        let (n, m) = (a.len() / dimensions, b.len() / dimensions);
+        let fast = |i: usize| match products {
+            Products::Brain(of) => numbers::<Brain>(of)[i].value(),
+            Products::Single(of) => numbers::<f32>(of)[i],
+        };
+        (0..CHECKED.min(n * m)).all(|check| {
+            // of rows and columns far apart, the last ones among them
+            let (row, column) = (n - 1 - check * n / CHECKED, (m - 1 + check * (m / 2 + 1)) % m);
+            let exact = dot(&a[row * dimensions..][..dimensions], &b[column * dimensions..][..dimensions]);
+            let found = fast(row * m + column);
+            // also for NaN
+            found >= self.below(exact, norms, dimensions) && -found >= self.below(-exact, norms, dimensions)
+        })
+    }
+
     /// A fast product that is not larger than this is one of a pair whose `dot` is not larger than `score`; of vectors of D numbers
     /// whose norms' product is at most `norms`.
     ///
@@ -155,6 +176,28 @@ mod tests {
             assert!((f64::from(found) - exact).abs() <= 1e-6 * (1.0 + exact.abs()), "{length}: {found} {exact}");
             assert_eq!(found.to_bits(), dot(&b, &a).to_bits());
             assert_eq!(found.to_bits(), dot_in_lanes(&a, &b).to_bits(), "with and without wide vectors");
+        }
+    }
+
+    #[test]
+    fn wrong_products_are_noticed() {
+        let random = |rows: i64| Tensor::rand([rows, 64], (Kind::Float, Device::Cpu)) - 0.5;
+        for (n, m) in [(1, 1), (3, 2), (1024, 256), (1000, 201)] {
+            let (a, b) = (random(n), random(m));
+            for fast in [Fast::Brain, Fast::Single { one_dnn: false }] {
+                let right = fast.products(&fast.prepare(&a), &fast.prepare(&b)).unwrap();
+                let holds = |products: &Products| fast.holds(products, numbers(&a), numbers(&b), 64.0, 64);
+                assert!(holds(&right), "{fast:?} {n} {m}");
+                for change in [&|of: &Tensor| of + 3.0, &|of: &Tensor| of / 0.0, &|of: &Tensor| -(of + 2.0)]
+                    as [&dyn Fn(&Tensor) -> Tensor; 3]
+                {
+                    let wrong = match &right {
+                        Products::Brain(of) => Products::Brain(change(of)),
+                        Products::Single(of) => Products::Single(change(of)),
+                    };
+                    assert!(!holds(&wrong), "{fast:?} {n} {m}");
+                }
+            }
         }
     }
 

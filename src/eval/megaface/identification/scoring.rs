@@ -118,10 +118,16 @@ impl TileOfAll<'_> {
         impostors: &[Impostors],
         collected: &mut [Vec<f32>],
     ) -> std::result::Result<(), Bad> {
-        let Some(first) = self.takers.first() else { return Ok(()) };
-        let probes = first.tile.prepared.shallow_clone();
+        let Some(Taker { tile, .. }) = self.takers.first() else { return Ok(()) };
+        let (prepared, probes) = (tile.prepared.shallow_clone(), tile.features.shallow_clone());
+        let longest = block.longest * tile.norms.iter().copied().fold(0.0, f32::max);
         for (p, piece) in block.prepared.f_split(PIECE as i64, 0)?.iter().enumerate() {
-            let products = fast.products(piece, &probes)?;
+            let (mut fast, mut products) = (fast, fast.products(piece, &prepared)?);
+            let features = block.features.f_narrow(0, (p * PIECE) as i64, piece.size()[0])?;
+            if !fast.holds(&products, numbers(&features), numbers(&probes), longest, block.dimensions) {
+                fast = Fast::Single { one_dnn: false };
+                products = fast.products(&features, &probes)?;
+            }
             for taker in &mut self.takers {
                 let (impostors, collected) = (&impostors[taker.number], &mut collected[taker.number]);
                 match &products {
