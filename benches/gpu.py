@@ -151,7 +151,7 @@ class Reid:
     normalisation = IMAGENET
 
     def __init__(self, small):
-        self.image, self.classes, self.batch, self.steps = ((96, 32), 8, 8, 1) if small else ((384, 128), 256, 64, 40)
+        self.image, self.classes, self.batch, self.steps = ((96, 64), 8, 8, 1) if small else ((384, 128), 256, 64, 40)
         self.images = 4 * self.classes
         self.reference = module(ROOT / "tests/reference/reid_models.py")
         self.reference.CLASSES = self.classes

@@ -9,7 +9,7 @@ use super::{learned, on_all_ranks, only_rank_0_speaks};
 use crate::checkpoint::{Checkpoint, RunInfo, from_named};
 use crate::cli::{RunArguments, TrainArguments};
 use crate::comm::Comm;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Precision, Source};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model;
@@ -82,6 +82,7 @@ fn with_ranks(arguments: &RunArguments, config: &Config, devices: &[Device], com
     check_size(config, comm)?;
     if comm.is_root() {
         warn_of_few_rounds(config);
+        warn_of_bfloat16(config, devices);
     }
     device::check(devices, comm)?;
     // before anything is written, so that a wrong path leaves no run directory behind
@@ -138,6 +139,15 @@ fn check_size(config: &Config, comm: &Comm) -> Result<()> {
     let text =
         format!("search.samples = {samples}: fewer than the {ranks} MPI ranks; a rank without a sample has no work");
     comm.agree(Err(Error::config(text)))
+}
+
+fn warn_of_bfloat16(config: &Config, devices: &[Device]) {
+    if config.train.precision == Precision::Bf16 && devices.contains(&Device::Cpu) {
+        log::warn!(
+            "train.precision = bf16 is for GPUs: on some CPUs libtorch computes convolutions of tiny images wrongly in it \
+             (docs/clusters.md)"
+        );
+    }
 }
 
 fn warn_of_few_rounds(config: &Config) {
