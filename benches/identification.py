@@ -2,10 +2,12 @@
 
 3,530 probes of 80 identities against 1,000,000 distractors of 512 random unit features. Ours: the whole process, for the
 first 10, 100, ... 1,000,000 distractors rank-1 to rank-1000 and the verification rate at FAR 1e-6. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the
-search alone and with adding the features. Rounds alternate; the ratios of a round count, since the machine may be
-shared. Memory of ours: the largest RssAnon, that is, without the mapped features.
+search alone and with adding the features. faiss' OpenBLAS may not know the processor and take old kernels: all that
+run here are tried first, the fastest is taken, and OPENBLAS_CORETYPE of the environment counts for nothing. Rounds
+alternate; the ratios of a round count, since the machine may be shared. Memory of ours: the largest RssAnon, that is,
+without the mapped features.
 
-    pip install numpy h5py faiss-cpu
+    pip install numpy h5py faiss-cpu threadpoolctl
     python benches/identification.py --threads 1 2
 """
 import argparse
@@ -15,6 +17,7 @@ import shutil
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,9 +26,52 @@ import zlib
 import faiss
 import h5py
 import numpy as np
+import threadpoolctl
 
 COMMAND = "{program} evaluate megaface --json --facescrub {probes} --megaface {distractors} --threads {threads}"
 PROBES, IDENTITIES, DIMENSIONS, BLOCK = 3530, 80, 512, 8192
+# OpenBLAS' names; "": what it chooses itself
+KERNELS = ["", "Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"]
+TRIAL = "--trial"
+
+
+def limit_threads(threads):
+    """Of faiss and of its OpenBLAS."""
+    faiss.omp_set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
+
+
+def trial():
+    """Prints how many seconds 20,000 distractors take with the kernels of this process, and which these are."""
+    rng = np.random.default_rng(1)
+    probes, distractors = unit(rng, PROBES), unit(rng, 20_000)
+    limit_threads(1)
+    search(probes, distractors[:1000])
+    seconds = min(search(probes, distractors)[1] for _ in range(2))
+    found = {library.get("architecture") for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    print(json.dumps([seconds, sorted(map(str, found))]))
+
+
+def with_best_kernels():
+    """Tries the kernels, and goes on with the fastest as a new process."""
+    chosen = "AMLFS_BENCH_KERNELS"
+    if chosen in os.environ:
+        print(f"faiss {faiss.__version__} with OPENBLAS_CORETYPE={os.environ[chosen] or '(its own choice)'}", flush=True)
+        return
+    tried = {}
+    for kernels in KERNELS:
+        environment = {**os.environ, "OPENBLAS_CORETYPE": kernels}
+        if not kernels:
+            del environment["OPENBLAS_CORETYPE"]
+        done = subprocess.run([sys.executable, __file__, TRIAL], env=environment, capture_output=True, text=True)
+        if done.returncode == 0:
+            tried[kernels], found = json.loads(done.stdout)
+            print(f"  OPENBLAS_CORETYPE={kernels or '(none)'}: {tried[kernels]:.2f} s, {', '.join(found)}", flush=True)
+    best = min(tried, key=tried.get)
+    environment = {**os.environ, chosen: best, "OPENBLAS_CORETYPE": best}
+    if not best:
+        del environment["OPENBLAS_CORETYPE"]
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def unit(rng, rows):
@@ -126,12 +172,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", default="/tmp", help="where 2 GB of features are kept meanwhile")
     arguments = parser.parse_args()
+    with_best_kernels()
     directory = tempfile.mkdtemp(dir=arguments.directory)
     try:
         probes, labels, distractors, paths = write(directory, arguments.distractors)
         names = {"program": arguments.program, "probes": paths[0], "distractors": paths[1]}
         for threads in arguments.threads:
-            faiss.omp_set_num_threads(threads)
+            limit_threads(threads)
             command = COMMAND.format(threads=threads, **names)
             rounds = []
             for _ in range(arguments.rounds):
@@ -157,4 +204,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    trial() if sys.argv[1:] == [TRIAL] else main()
