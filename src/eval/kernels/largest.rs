@@ -1,6 +1,7 @@
 //! The k largest of a stream of scores.
 
-/// Keeps up to twice as many as asked and halves by selection now and then: constant time per score, no heap.
+/// Keeps up to a quarter more than asked, and selects now and then: constant time per score, no heap, and a threshold that is soon
+/// near the last one kept.
 #[derive(Clone, Debug)]
 pub struct Largest {
     capacity: usize,
@@ -27,7 +28,7 @@ impl Largest {
     pub fn push(&mut self, score: f32) {
         if score > self.threshold {
             self.values.push(score + 0.0); // no -0.0: the order of arrival must not show
-            if self.values.len() >= 2 * self.capacity {
+            if self.values.len() > self.capacity + self.capacity / 4 {
                 let (_, &mut last, _) = self.values.select_nth_unstable_by(self.capacity - 1, |a, b| b.total_cmp(a));
                 self.values.truncate(self.capacity);
                 self.threshold = last;

@@ -16,7 +16,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::eval::kernels::bounded_product::{Fast, dot, numbers};
+use crate::eval::kernels::bounded_product::{Extent, Fast, dot, numbers};
 use crate::eval::kernels::inner_products::{check_matrix, to_vec};
 use crate::eval::kernels::largest::Largest;
 use crate::eval::pairs::verification::false_accepts;
@@ -50,9 +50,9 @@ pub struct Mates(Vec<(usize, f32)>);
 struct Tile {
     /// [probes, D]
     features: Tensor,
-    /// The same, as they are multiplied fast, and their norms.
+    /// The same, as they are multiplied fast, and how near that is.
     prepared: Tensor,
-    norms: Vec<f32>,
+    extents: Vec<Extent>,
     best: Vec<Largest>,
     /// For each probe, the score that a distractor must exceed to change anything.
     thresholds: Vec<f32>,
@@ -83,8 +83,8 @@ impl Identification {
         let tile = |features: Tensor| -> Result<Tile> {
             let count = features.size()[0] as usize;
             Ok(Tile {
+                extents: fast.extents(&features, &fast.prepare(&features))?,
                 prepared: fast.prepare(&features),
-                norms: norms(&features)?,
                 features,
                 best: vec![Largest::new(keep); count],
                 thresholds: vec![f32::NEG_INFINITY; count],
@@ -292,11 +292,6 @@ fn add_on_device(
         }
     }
     Ok(())
-}
-
-/// Norms of the rows of features [n, D].
-fn norms(features: &Tensor) -> std::result::Result<Vec<f32>, tch::TchError> {
-    to_vec(&features.f_norm_scalaropt_dim(2, [1i64].as_slice(), false)?)
 }
 
 /// Why a block could not be added.

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tch::Tensor;
 
-use super::{Bad, Identification, PIECE, Tile, norms};
-use crate::eval::kernels::bounded_product::{Approximate, Brain, Fast, Products, dot, numbers};
+use super::{Bad, Identification, PIECE, Tile};
+use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Products, dot, numbers};
 use crate::eval::kernels::inner_products::OneThread;
 use crate::eval::kernels::largest::Largest;
 
 /// Scores that are compared with their thresholds at once.
-const LANES: usize = 32;
+const LANES: usize = 8;
 /// Impostor scores that a thread collects before it takes the lock.
 const COLLECTED: usize = 1024;
 
@@ -29,8 +29,8 @@ struct Scored {
     /// The same, as they are multiplied fast.
     prepared: Tensor,
     dimensions: usize,
-    /// The largest norm.
-    longest: f32,
+    /// The largest.
+    extent: Extent,
 }
 
 impl Scored {
@@ -58,14 +58,15 @@ pub fn add_on_threads(
 ) -> std::result::Result<(), Bad> {
     let block = block.detach().contiguous();
     let (threads, fast) = (identifications[0].0.threads, identifications[0].0.fast);
-    let norms = norms(&block)?;
-    if let Some(bad) = norms.iter().position(|norm| !norm.is_finite()) {
+    let prepared = fast.prepare(&block);
+    let extents = fast.extents(&block, &prepared)?;
+    if let Some(bad) = extents.iter().position(|extent| !extent.norm.is_finite()) {
         return Err(Bad::Distractor(bad));
     }
     let block = Scored {
-        prepared: fast.prepare(&block),
+        prepared,
         dimensions: block.size()[1] as usize,
-        longest: norms.into_iter().fold(0.0, f32::max),
+        extent: extents.into_iter().fold(Extent::default(), Extent::or),
         features: block,
     };
     let count = identifications[0].0.tiles.len();
@@ -120,11 +121,12 @@ impl TileOfAll<'_> {
     ) -> std::result::Result<(), Bad> {
         let Some(Taker { tile, .. }) = self.takers.first() else { return Ok(()) };
         let (prepared, probes) = (tile.prepared.shallow_clone(), tile.features.shallow_clone());
-        let longest = block.longest * tile.norms.iter().copied().fold(0.0, f32::max);
+        let extent = tile.extents.iter().copied().fold(Extent::default(), Extent::or);
         for (p, piece) in block.prepared.f_split(PIECE as i64, 0)?.iter().enumerate() {
             let (mut fast, mut products) = (fast, fast.products(piece, &prepared)?);
             let features = block.features.f_narrow(0, (p * PIECE) as i64, piece.size()[0])?;
-            if !fast.holds(&products, numbers(&features), numbers(&probes), longest, block.dimensions) {
+            let (of_block, of_probes) = ((numbers(&features), block.extent), (numbers(&probes), extent));
+            if !fast.holds(&products, of_block, of_probes, block.dimensions) {
                 fast = Fast::Single { one_dnn: false };
                 products = fast.products(&features, &probes)?;
             }
@@ -155,13 +157,14 @@ impl Taker<'_> {
         impostors: &Impostors,
         collected: &mut Vec<f32>,
     ) {
-        let Tile { features, norms, best, thresholds, fast_thresholds, .. } = &mut *self.tile;
+        let Tile { features, extents, best, thresholds, fast_thresholds, .. } = &mut *self.tile;
         let (count, dimensions) = (best.len(), block.dimensions);
         let (distractors, probes) = (numbers::<f32>(&block.features), numbers::<f32>(features));
         fn row(of: &[f32], row: usize, dimensions: usize) -> &[f32] {
             &of[row * dimensions..][..dimensions]
         }
-        let below = |probe: usize, threshold: f32| fast.below(threshold, norms[probe] * block.longest, dimensions);
+        let below =
+            |probe: usize, threshold: f32| fast.below(threshold, extents[probe].error_with(block.extent, dimensions));
         let mut of_all = impostors.threshold();
         for probe in 0..count {
             thresholds[probe] = best[probe].threshold().min(of_all);

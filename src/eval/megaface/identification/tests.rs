@@ -147,7 +147,10 @@ fn several_sets_in_one_pass_are_each_as_if_alone_on_every_path() {
 impl Identification {
     fn set_fast(&mut self, fast: Fast) {
         self.fast = fast;
-        self.tiles.iter_mut().for_each(|tile| tile.prepared = fast.prepare(&tile.features));
+        for tile in &mut self.tiles {
+            tile.prepared = fast.prepare(&tile.features);
+            tile.extents = fast.extents(&tile.features, &tile.prepared).unwrap();
+        }
     }
 }
 
