@@ -1,45 +1,52 @@
-//! Batches of a packed file, shuffled, mirrored and normalised as training wants them: images per second.
+//! Batches of a packed file, shuffled, augmented and normalised as training wants them: images per second.
 //! `benches/loader.py` runs it beside torchvision.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use amlfs::data::{Augment, Dataset, Packed, batches, shuffled};
-use tch::Kind;
+use amlfs::data::{Augment, ClassImages, Dataset, Packed, Subset, Zoom, batches, shuffled};
+use amlfs::train::Normalisation;
 
-const BATCH: usize = 256;
+/// Side and shorter side of ImageNet's recipe.
+const SIDE: usize = 224;
+const SHORTER_SIDE: usize = 256;
 
-/// PACKED THREADS PASSES
+/// TASK PACKED BATCH THREADS PASSES
 fn main() {
     // cargo adds --bench
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [file, threads, passes] = &arguments[..] else {
+    let [task, file, numbers @ ..] = &arguments[..] else {
         println!("loader: skipped; benches/loader.py gives it a packed file");
         return;
     };
-    let (threads, passes): (usize, usize) = (threads.parse().expect("a number"), passes.parse().expect("a number"));
+    let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().expect("a number")).collect();
+    let [batch, threads, passes] = numbers[..] else { panic!("BATCH THREADS PASSES") };
     tch::set_num_threads(1);
-    let dataset = Arc::new(Dataset::whole(Arc::new(Packed::open(Path::new(file)).expect("a packed file"))));
+    let file = Path::new(file);
+    let (dataset, zoom, normalisation) = match &task[..] {
+        "faces" => {
+            let packed = Packed::open(file).expect("packed faces");
+            (Dataset::whole(Arc::new(packed)), None, Normalisation::FACES)
+        }
+        "images" => {
+            let images = ClassImages::open(file, (SIDE, SIDE), SHORTER_SIDE).expect("packed images");
+            let training = images.of(Subset::Train);
+            let zoom = Zoom { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
+            (Dataset::part(Arc::new(images), training), Some(zoom), Normalisation::IMAGENET)
+        }
+        other => panic!("{other}: faces or images"),
+    };
+    let dataset = Arc::new(dataset);
     let count = dataset.len() * passes;
     let crop = dataset.images.size();
-    let augment = Augment {
-        padding: 0,
-        zoom: None,
-        crop,
-        mirror: true,
-        erasing: 0.0,
-        fill: [0; 3],
-        seed: 1,
-        epoch: 0,
-        stream: 0,
-    };
+    let augment =
+        Augment { padding: 0, zoom, crop, mirror: true, erasing: 0.0, fill: [0; 3], seed: 1, epoch: 0, stream: 0 };
     let start = Instant::now();
     let mut sum = 0.0;
-    for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), 0, BATCH, Some(augment), threads) {
+    for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), 0, batch, Some(augment), threads) {
         let images = batch.expect("whole images").images.pixels();
-        // as train/replicas.rs does it
-        let normalised = ((images.to_kind(Kind::Float) - 127.5) * (1.0 / 128.0)).permute([0, 3, 1, 2]);
+        let normalised = normalisation.apply(&images).permute([0, 3, 1, 2]);
         sum += normalised.double_value(&[0, 0, 0, 0]);
     }
     let seconds = start.elapsed().as_secs_f64();

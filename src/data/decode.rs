@@ -9,58 +9,25 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// Larger images are taken for decompression bombs.
-const MAX_SIDE: usize = 1 << 14;
-/// 64 megapixels: about 400 MB while such an image is decoded.
-const MAX_PIXELS: usize = 1 << 26;
+pub use super::jpeg::is_jpeg;
+use super::jpeg::{Jpeg, MAX_SIDE, check_pixels};
+
 const MAX_BYTES: u64 = 1 << 29;
 
 /// Decodes a JPEG of exactly `size` (height, width) into `pixels`, RGB [H, W, 3]. Grey, CMYK and others become RGB.
 ///
 /// Errors: not a JPEG, damaged, truncated, of another size.
 pub fn jpeg_into(bytes: &[u8], size: (usize, usize), pixels: &mut [u8]) -> Result<(), String> {
-    let (mut decoder, found) = jpeg_decoder(bytes)?;
+    let jpeg = Jpeg::open(bytes)?;
+    let found = jpeg.size;
     if found != size {
         return Err(format!("{} x {} pixels instead of {} x {}", found.0, found.1, size.0, size.1));
     }
     if pixels.len() != size.0 * size.1 * 3 {
         return Err(format!("no room for {} x {} pixels in {} bytes", size.0, size.1, pixels.len()));
     }
-    decoder.decode_into(pixels).map_err(|why| format!("{why:?}"))
-}
-
-type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
-
-/// A decoder that has read the header, and height and width.
-fn jpeg_decoder(bytes: &[u8]) -> Result<(Decoder<'_>, (usize, usize)), String> {
-    // the decoder would not notice if the last row of blocks were cut off
-    if !has_jpeg_end(bytes) {
-        return Err("truncated: a JPEG without its end marker".into());
-    }
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(MAX_SIDE)
-        .set_max_height(MAX_SIDE)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|why| format!("{why:?}"))?;
-    let (width, height) = decoder.dimensions().ok_or("a JPEG without a size")?;
-    Ok((decoder, (height, width)))
-}
-
-/// Whether an end marker follows the last start of a scan. Not just any: an embedded thumbnail has one too.
-fn has_jpeg_end(bytes: &[u8]) -> bool {
-    let last = bytes.windows(2).rev().find(|pair| matches!(pair, [0xFF, 0xD9] | [0xFF, 0xDA]));
-    last.is_some_and(|pair| pair[1] == 0xD9)
-}
-
-pub fn is_jpeg(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0xFF, 0xD8, 0xFF])
+    jpeg.read(pixels)
 }
 
 /// Decodes JPEG, PNG or PNM, told apart by their first bytes. Alpha is dropped, 16 bits become 8.
@@ -71,23 +38,30 @@ pub fn any(bytes: &[u8]) -> Result<RgbImage, String> {
         return Err("empty".into());
     }
     if is_jpeg(bytes) {
-        let (mut decoder, (height, width)) = jpeg_decoder(bytes)?;
-        check_pixels(height, width)?;
-        let mut pixels = vec![0; height * width * 3];
-        decoder.decode_into(&mut pixels).map_err(|why| format!("{why:?}"))?;
-        return RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "too large".into());
+        return whole(Jpeg::open(bytes)?);
     }
     Ok(DynamicImage::from_decoder(other_decoder(bytes)?).map_err(|why| why.to_string())?.into_rgb8())
 }
 
+fn whole(jpeg: Jpeg) -> Result<RgbImage, String> {
+    let (height, width) = jpeg.size;
+    let mut image = RgbImage::new(width as u32, height as u32);
+    jpeg.read(&mut image)?;
+    Ok(image)
+}
+
 /// The same, turned or mirrored as the EXIF tag says: Pillow's `ImageOps.exif_transpose`.
 pub fn upright(bytes: &[u8]) -> Result<RgbImage, String> {
-    let mut image = DynamicImage::ImageRgb8(any(bytes)?);
-    let orientation = match is_jpeg(bytes) {
-        true => jpeg_decoder(bytes)?.0.exif().and_then(|exif| Orientation::from_exif_chunk(exif)),
-        false => other_decoder(bytes)?.orientation().ok(),
+    let (image, orientation) = if is_jpeg(bytes) {
+        let jpeg = Jpeg::open(bytes)?;
+        let orientation = jpeg.orientation();
+        (whole(jpeg)?, orientation)
+    } else {
+        let image = any(bytes)?;
+        (image, other_decoder(bytes)?.orientation().unwrap_or(Orientation::NoTransforms))
     };
-    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
     Ok(image.into_rgb8())
 }
 
@@ -105,7 +79,7 @@ fn other_decoder(bytes: &[u8]) -> Result<impl ImageDecoder + '_, String> {
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|why| why.to_string())?;
     let (width, height) = decoder.dimensions();
-    check_pixels(height as usize, width as usize)?;
+    check_pixels((height as usize, width as usize))?;
     Ok(decoder)
 }
 
@@ -116,8 +90,7 @@ pub fn looks_whole(bytes: &[u8]) -> Result<(), String> {
         return Err("empty".into());
     }
     if is_jpeg(bytes) {
-        let (_, (height, width)) = jpeg_decoder(bytes)?;
-        return check_pixels(height, width);
+        return Jpeg::open(bytes).map(|_| ());
     }
     let decoder = other_decoder(bytes)?;
     let pixels = decoder.total_bytes();
@@ -142,16 +115,6 @@ fn has_png_data(bytes: &[u8]) -> bool {
         (rest, found) = (next, found || is_data);
     }
     found
-}
-
-fn check_pixels(height: usize, width: usize) -> Result<(), String> {
-    if height == 0 || width == 0 {
-        return Err("without pixels".into());
-    }
-    if height.max(width) > MAX_SIDE || height * width > MAX_PIXELS {
-        return Err(format!("{height} x {width} pixels are too many"));
-    }
-    Ok(())
 }
 
 /// The image at `size` (height, width).
@@ -192,7 +155,7 @@ pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use image::{GrayImage, Luma, Rgb};
     use proptest::prelude::{ProptestConfig, any as arbitrary, prop, proptest};
@@ -220,19 +183,22 @@ mod tests {
         assert_eq!(any(b"GIF89a.............").unwrap_err(), "neither JPEG nor PNG nor PNM");
     }
 
+    /// The JPEG with an EXIF tag.
+    pub fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+        // APP1: "Exif", a little-endian TIFF with one entry, the orientation (0x0112, a short)
+        let tiff = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(), &[orientation, 0, 0, 0], &[0; 4]];
+        let exif = [b"Exif\0\0".as_slice(), &tiff.concat()].concat();
+        let length = (exif.len() as u16 + 2).to_be_bytes();
+        [&jpeg[..2], &[0xFF, 0xE1], &length, &exif, &jpeg[2..]].concat()
+    }
+
     #[test]
     fn photographs_are_turned_as_their_tag_says() {
         let image = gradient(20, 30);
         let jpeg = to_jpeg(&image).unwrap();
         let plain = any(&jpeg).unwrap();
         assert_eq!(upright(&jpeg).unwrap(), plain);
-        let tagged = |orientation: u8| {
-            // APP1: "Exif", a little-endian TIFF with one entry, the orientation (0x0112, a short)
-            let tiff = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(), &[orientation, 0, 0, 0], &[0; 4]];
-            let exif = [b"Exif\0\0".as_slice(), &tiff.concat()].concat();
-            let length = (exif.len() as u16 + 2).to_be_bytes();
-            [&jpeg[..2], &[0xFF, 0xE1], &length, &exif, &jpeg[2..]].concat()
-        };
+        let tagged = |orientation| with_orientation(&jpeg, orientation);
         for (orientation, expected) in [
             (1, plain.clone()),
             (2, imageops::flip_horizontal(&plain)),

@@ -4,6 +4,7 @@ mod batches;
 mod dataset;
 pub mod decode;
 mod image_tree;
+mod jpeg;
 mod label_noise;
 mod listing;
 pub mod name_list;

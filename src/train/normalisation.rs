@@ -1,7 +1,12 @@
 //! How bytes become the numbers that a network sees.
 
+use tch::{Device, Kind, Tensor};
+
 use crate::data::Dataset;
 use crate::error::Result;
+
+/// Numbers that are normalised at once: a multiple of 3 and of vectors' lengths.
+const TILE: usize = 48;
 
 /// Per-channel mean and deviation of the training images, in units of 0..255.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,5 +46,56 @@ impl Normalisation {
             mean: mean.map(|mean| mean as f32),
             deviation: [0, 1, 2].map(|channel| deviation(channel) as f32),
         })
+    }
+
+    /// images [N, H, W, 3] u8 on the CPU -> f32, (x - mean) * (1 / deviation), each byte read once.
+    pub fn apply(&self, images: &Tensor) -> Tensor {
+        assert!(images.device() == Device::Cpu && images.kind() == Kind::Uint8);
+        let images = images.contiguous();
+        let normalised = Tensor::empty(images.size(), (Kind::Float, Device::Cpu));
+        // SAFETY: contiguous CPU tensors of these kinds that outlive the slices; nothing else refers to the second
+        let (bytes, values) = unsafe {
+            let length = images.numel();
+            (
+                std::slice::from_raw_parts(images.data_ptr().cast::<u8>(), length),
+                std::slice::from_raw_parts_mut(normalised.data_ptr().cast::<f32>(), length),
+            )
+        };
+        self.write(bytes, values);
+        normalised
+    }
+
+    fn write(&self, bytes: &[u8], values: &mut [f32]) {
+        let mean: [f32; TILE] = std::array::from_fn(|i| self.mean[i % 3]);
+        let inverse: [f32; TILE] = std::array::from_fn(|i| self.deviation[i % 3].recip());
+        let ((bytes, last_bytes), (values, last_values)) = (bytes.as_chunks::<TILE>(), values.as_chunks_mut::<TILE>());
+        for (values, bytes) in values.iter_mut().zip(bytes) {
+            for i in 0..TILE {
+                values[i] = (f32::from(bytes[i]) - mean[i]) * inverse[i];
+            }
+        }
+        for (i, (value, &byte)) in last_values.iter_mut().zip(last_bytes).enumerate() {
+            *value = (f32::from(byte) - mean[i]) * inverse[i];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_normalised_with_the_bits_that_libtorch_gives() {
+        let images = Tensor::from_slice(&(0..2 * 7 * 5 * 3).map(|i| (i * 37) as u8).collect::<Vec<_>>());
+        let images = images.view([2, 7, 5, 3]);
+        let by_channel = |values: [f32; 3]| Tensor::from_slice(&values);
+        for normalisation in [Normalisation::IMAGENET, Normalisation::FACES] {
+            let mut expected = images.to_kind(Kind::Float);
+            expected -= by_channel(normalisation.mean);
+            expected *= by_channel(normalisation.deviation.map(f32::recip));
+            assert_eq!(normalisation.apply(&images), expected);
+            let last = images.narrow(2, 1, 3);
+            assert_eq!(normalisation.apply(&last), expected.narrow(2, 1, 3), "a part that is not contiguous");
+        }
     }
 }

@@ -41,7 +41,8 @@ struct Replica {
     /// [P], the gradient of this replica's part of the batch.
     gradient: Tensor,
     loss: Option<Box<dyn Loss + Send>>,
-    /// [1, 1, 1, 3] each.
+    normalisation: Normalisation,
+    /// [1, 1, 1, 3] each, on the device.
     mean: Tensor,
     inverse_deviation: Tensor,
     /// The training images, if they are kept on the device.
@@ -67,6 +68,7 @@ impl Replicas {
                     gradient: weights.flat.zeros_like(),
                     weights,
                     loss: None,
+                    normalisation,
                     mean: channels(normalisation.mean),
                     inverse_deviation: channels(normalisation.deviation.map(f32::recip)),
                     resident: None,
@@ -251,10 +253,15 @@ impl Replicas {
 impl Replica {
     /// images [N, H, W, 3] u8 -> normalised [N, 3, H, W] in channels_last order.
     fn prepare(&self, images: &Tensor, precision: Kind) -> Tensor {
-        let mut images = images.to_kind(Kind::Float);
-        images -= &self.mean;
-        images *= &self.inverse_deviation;
-        images.to_kind(precision).permute([0, 3, 1, 2])
+        let normalised = if images.device() == Device::Cpu {
+            self.normalisation.apply(images)
+        } else {
+            let mut images = images.to_kind(Kind::Float);
+            images -= &self.mean;
+            images *= &self.inverse_deviation;
+            images
+        };
+        normalised.to_kind(precision).permute([0, 3, 1, 2])
     }
 }
 

@@ -119,6 +119,12 @@ impl Augment {
     /// Error: a damaged image.
     pub fn read(&self, images: &dyn Images, image: (usize, u32), plain: &mut [u8], out: &mut [u8]) -> Result<()> {
         let Some(zoom) = &self.zoom else {
+            if self.padding == 0 && self.crop == images.size() {
+                images.read(image.0, out)?;
+                let Draw { mirror, erased, .. } = self.draw(image, images.size());
+                self.finish(mirror, erased, out);
+                return Ok(());
+            }
             images.read(image.0, plain)?;
             self.apply(image, images.size(), plain, out);
             return Ok(());

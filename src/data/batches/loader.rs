@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Augment, Picks};
 use crate::data::Dataset;
@@ -123,17 +123,20 @@ fn ahead<P: Fn(&Dataset, &[Example]) -> Result<BatchImages> + Copy + Send + 'sta
 fn pixels(dataset: &Dataset, examples: &[Example], augment: Option<Augment>) -> Result<Tensor> {
     let size = dataset.images.size();
     let (height, width) = augment.map_or(size, |augment| augment.crop);
-    let mut bytes = vec![0; examples.len() * 3 * height * width];
+    let image = 3 * height * width;
+    let shape = [examples.len() as i64, height as i64, width as i64, 3];
+    let tensor = Tensor::empty(shape, (Kind::Uint8, Device::Cpu));
+    // SAFETY: a contiguous CPU tensor of u8 that outlives the slice and that nothing else refers to
+    let bytes = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), examples.len() * image) };
     let mut plain = vec![0; 3 * size.0 * size.1];
-    for (&Example { position, turn }, out) in examples.iter().zip(bytes.chunks_exact_mut(3 * height * width)) {
+    for (&Example { position, turn }, out) in examples.iter().zip(bytes.chunks_exact_mut(image)) {
         let index = dataset.indices[position as usize];
         match augment {
             Some(augment) => augment.read(&*dataset.images, (index as usize, turn), &mut plain, out)?,
             None => dataset.images.read(index as usize, out)?,
         }
     }
-    let size = [examples.len() as i64, height as i64, width as i64, 3];
-    Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
+    Ok(tensor)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, SrcCropping};
 use image::RgbImage;
 
+use crate::data::jpeg::Region;
 use crate::data::{Images, Packed, Rectangle};
 use crate::error::Result;
 
@@ -45,12 +46,51 @@ pub fn resize(image: &RgbImage, size: (usize, usize), pixels: &mut [u8]) {
 pub fn resize_part(image: &RgbImage, part: Rectangle, (height, width): (usize, usize), pixels: &mut [u8]) {
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3);
     let source = source.expect("as many bytes as pixels");
-    let [left, top, part_width, part_height] = [part.left, part.top, part.width, part.height].map(|side| side as u32);
-    let part = CroppedImage::new(&source, left, top, part_width, part_height).expect("a part of the image");
     let target = Image::from_slice_u8(width as u32, height as u32, pixels, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    let mut target = target.expect("as many bytes as pixels");
-    Resizer::new().resize(&part, &mut target, &options).expect("both are RGB");
+    resize_view(&source, part, &OPTIONS, &mut target.expect("as many bytes as pixels"));
+}
+
+/// The same of a part that was decoded at a reduced size.
+pub fn resize_region(
+    region: &Region,
+    part: Rectangle,
+    reduction: usize,
+    (height, width): (usize, usize),
+    pixels: &mut [u8],
+) {
+    let source = ImageRef::new(region.size.1 as u32, region.size.0 as u32, &region.pixels, PixelType::U8x4);
+    let source = source.expect("as many bytes as pixels");
+    // the pixels that the part touches, and where in them it lies
+    let first = |start: usize| start / reduction;
+    let touched = |start: usize, length: usize| (start + length).div_ceil(reduction) - first(start);
+    let inside = |start: usize| (start % reduction) as f64 / reduction as f64;
+    let reduced = |length: usize| length as f64 / reduction as f64;
+    let covering = Rectangle {
+        top: first(part.top) - region.from.0,
+        left: first(part.left) - region.from.1,
+        height: touched(part.top, part.height),
+        width: touched(part.left, part.width),
+    };
+    let options =
+        OPTIONS.use_alpha(false).crop(inside(part.left), inside(part.top), reduced(part.width), reduced(part.height));
+    let mut target = Image::new(width as u32, height as u32, PixelType::U8x4);
+    resize_view(&source, covering, &options, &mut target);
+    let (resized, _) = target.buffer().as_chunks::<4>();
+    for (pixel, &[red, green, blue, _]) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(resized) {
+        *pixel = [red, green, blue];
+    }
+}
+
+const OPTIONS: ResizeOptions = ResizeOptions {
+    algorithm: ResizeAlg::Convolution(FilterType::Bilinear),
+    cropping: SrcCropping::None,
+    mul_div_alpha: true,
+};
+
+fn resize_view(source: &ImageRef, part: Rectangle, options: &ResizeOptions, target: &mut Image) {
+    let [left, top, width, height] = [part.left, part.top, part.width, part.height].map(|side| side as u32);
+    let part = CroppedImage::new(source, left, top, width, height).expect("a part of the image");
+    Resizer::new().resize(&part, target, options).expect("both have the same kind of pixels");
 }
 
 /// The image with a shorter side of `side` pixels, the longer one rounded down as torchvision's `Resize(side)` does it;
