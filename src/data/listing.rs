@@ -84,8 +84,14 @@ fn is_image(path: &Path) -> bool {
 
 /// The bytes of a listed file. Error, in words: not there, not a file, can't be read.
 pub fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    look(path).and_then(|()| fs::read(path).map_err(|why| format!("can't be read: {why}")))
+}
+
+/// Whether something is a file, without reading it. Error, in words: not there, not a file.
+pub fn look(path: &Path) -> std::result::Result<(), String> {
     match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err("a directory, not an image".into()),
         Ok(found) if !found.is_file() => Err("neither a file nor a directory".into()),
-        found => found.and_then(|_| fs::read(path)).map_err(|why| format!("can't be read: {why}")),
+        found => found.map(|_| ()).map_err(|why| format!("can't be read: {why}")),
     }
 }

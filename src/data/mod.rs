@@ -25,8 +25,8 @@ pub use label_noise::{LabelChange, add_label_noise};
 pub use name_list::NameList;
 pub use packed::{CamerasAndSplits, Packed, Split, Store, Subset};
 pub use prepare::{
-    FaceTree, Folder, LabelledFiles, Market, MarketTree, Options as PrepareOptions, PackingReport, Records, Source,
-    prepare,
+    CifarFiles, FaceTree, Folder, LabelledFiles, Market, MarketTree, Options as PrepareOptions, PackingReport, Records,
+    Source, prepare,
 };
 pub use sources::{
     Cifar, ClassImages, Encoded, EncodedImages, Fit, GlyphImages, Glyphs, Persons, Resized, Scaled, resize,

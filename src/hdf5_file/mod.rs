@@ -92,8 +92,34 @@ pub fn write_texts(file: &File, name: &str, texts: &[String], long_name: &str) -
 
 /// Error: a name that HDF5 can't hold.
 pub fn as_stored(texts: &[String]) -> Outcome<Vec<VarLenUnicode>> {
-    let parse = |text: &String| text.parse().map_err(|_| Cause(format!("the name {text:?} contains a NUL character")));
-    texts.iter().map(parse).collect()
+    texts.iter().map(|text| parsed(text)).collect()
+}
+
+/// Texts that are handed to HDF5 at a time.
+pub const TEXTS: usize = 1 << 14;
+
+/// A column of texts that are never in memory all at once.
+pub fn write_many_texts(
+    file: &File,
+    name: &str,
+    count: usize,
+    text: &dyn Fn(usize) -> String,
+    long_name: &str,
+) -> Outcome<()> {
+    let builder = file.new_dataset_builder().obj_track_times(false).empty::<VarLenUnicode>();
+    let dataset = builder.shape(count).create(name)?;
+    for start in (0..count).step_by(TEXTS) {
+        let part = (start..(start + TEXTS).min(count)).map(text);
+        let part = part.map(|text| parsed(&text)).collect::<Outcome<Vec<VarLenUnicode>>>()?;
+        dataset.write_slice(&part, start..start + part.len())?;
+    }
+    describe(&dataset, "1", long_name)?;
+    dataset.flush()?;
+    Ok(())
+}
+
+fn parsed(text: &str) -> Outcome<VarLenUnicode> {
+    text.parse().map_err(|_| Cause(format!("the name {text:?} contains a NUL character")))
 }
 
 pub fn describe(dataset: &Dataset, units: &str, long_name: &str) -> Outcome<()> {

@@ -1,6 +1,6 @@
 //! A directory of identities, or an insightface folder, as a packed file.
 
-use super::{packed, print_skipped};
+use super::{packed, print_left_out};
 use crate::cli::PrepareFacesArguments;
 use crate::data::prepare::exclude;
 use crate::data::{Folder, PrepareOptions, Records, Source};
@@ -24,13 +24,10 @@ pub fn run(arguments: &PrepareFacesArguments) -> Result<()> {
         terminal::line(&format!("{}: {} of {all} names matched{others}", file.display(), found.matched));
         options.exclude.extend(found.identities);
     }
-    options.max_skipped = arguments.max_skipped;
-    options.threads = arguments.threads.map_or(options.threads, Into::into);
-
-    let Some(report) = packed(&*source, &options, &arguments.out)? else { return Ok(()) };
+    let Some(report) = packed(&*source, options, &arguments.packing)? else { return Ok(()) };
     terminal::line(&format!(
         "{}: {} images of {} identities, {} x {}",
-        arguments.out.display(),
+        arguments.packing.out.display(),
         report.images,
         report.identities,
         arguments.size.0,
@@ -42,10 +39,6 @@ pub fn run(arguments: &PrepareFacesArguments) -> Result<()> {
             report.excluded_images, report.excluded_identities
         ));
     }
-    print_skipped(&report, &arguments.out);
-    if !report.empty.is_empty() {
-        let few = report.empty.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        terminal::line(&format!("identities without a usable image: {} ({few} ...)", report.empty.len()));
-    }
+    print_left_out(&report, &*source, &arguments.packing);
     Ok(())
 }

@@ -1,52 +1,45 @@
 //! One's own images of classes as a packed file.
 
-use std::collections::HashMap;
-
-use super::{packed, print_skipped};
+use super::{packed, print_left_out};
 use crate::cli::PrepareImagesArguments;
-use crate::data::{Images, LabelledFiles, Packed, PrepareOptions, Store, Subset};
-use crate::error::Result;
+use crate::data::{CifarFiles, Images, LabelledFiles, Packed, PrepareOptions, Source, Store, Subset};
+use crate::error::{Error, Result};
 use crate::terminal;
 
 /// Classes that are named with their numbers of images, at each end.
 const NAMED: usize = 3;
 
 pub fn run(arguments: &PrepareImagesArguments) -> Result<()> {
-    let source = LabelledFiles::open(&arguments.source)?;
-    let (size, store) = arguments.raw.map_or(((0, 0), Store::Files), |size| (size, Store::Raw));
-    let mut options = PrepareOptions::new(size, store, arguments.source.display().to_string());
-    options.upright = true;
-    options.shorter_side = arguments.resize;
-    options.max_skipped = arguments.max_skipped;
-    options.threads = arguments.threads.map_or(options.threads, Into::into);
-    let Some(report) = packed(&source, &options, &arguments.out)? else { return Ok(()) };
+    let PrepareImagesArguments { source: path, resize, raw, packing } = arguments;
+    let (source, raw): (Box<dyn Source>, _) = match CifarFiles::open(path)? {
+        Some(_) if resize.is_some() => {
+            return Err(Error::file(path, "CIFAR's images are stored raw; leave --resize out, or take --raw HxW"));
+        }
+        Some(cifar) => (Box::new(cifar), Some(raw.unwrap_or(CifarFiles::SIZE))),
+        None => (Box::new(LabelledFiles::open(path)?), *raw),
+    };
+    let (size, store) = raw.map_or(((0, 0), Store::Files), |size| (size, Store::Raw));
+    let mut options = PrepareOptions::new(size, store, path.display().to_string());
+    options.photographs = true;
+    options.shorter_side = *resize;
+    let Some(report) = packed(&*source, options, packing)? else { return Ok(()) };
 
-    let packed = Packed::open(&arguments.out)?;
-    terminal::line(&format!(
-        "{}: {} images of {} classes",
-        arguments.out.display(),
-        report.images,
-        packed.identities().len()
-    ));
+    let packed = Packed::open(&packing.out)?;
+    let (out, classes) = (packing.out.display(), packed.identities().len());
+    terminal::line(&format!("{out}: {} images of {classes} classes", report.images));
     let subsets = packed.subsets().expect("images of classes have subsets");
     for (subset, word) in [(Subset::Train, "to train on"), (Subset::Validation, "validation"), (Subset::Test, "test")] {
         print_classes(&packed, subsets, subset, word);
     }
-    print_duplicates(&packed, subsets);
-    print_skipped(&report, &arguments.out);
-    if !report.empty.is_empty() {
-        let few = report.empty.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        terminal::line(&format!("classes without a usable image: {} ({few} ...)", report.empty.len()));
-    }
+    warn_of_single_images(&packed, subsets);
+    print_duplicates(&packed, subsets)?;
+    print_left_out(&report, &*source, packing);
     Ok(())
 }
 
 /// How many images the smallest and the largest classes of a subset have, and how often the largest is the smallest.
 fn print_classes(packed: &Packed, subsets: &[Subset], wanted: Subset, word: &str) {
-    let mut counts = vec![0u64; packed.identities().len()];
-    for index in (0..packed.count()).filter(|&index| subsets[index] == wanted) {
-        counts[packed.label(index) as usize] += 1;
-    }
+    let counts = counts(packed, subsets, wanted);
     let mut found: Vec<(u64, &String)> =
         counts.into_iter().zip(packed.identities()).filter(|(count, _)| *count > 0).collect();
     found.sort_by_key(|&(count, _)| std::cmp::Reverse(count));
@@ -69,24 +62,56 @@ fn print_classes(packed: &Packed, subsets: &[Subset], wanted: Subset, word: &str
     ));
 }
 
-/// Images that are in two subsets, which would make a reward or a test too good.
-fn print_duplicates(packed: &Packed, subsets: &[Subset]) {
-    let mut first = HashMap::new();
+/// Of a class with one image, nothing can be held out.
+fn warn_of_single_images(packed: &Packed, subsets: &[Subset]) {
+    let counts = counts(packed, subsets, Subset::Train);
+    let single: Vec<&String> =
+        counts.iter().zip(packed.identities()).filter(|(count, _)| **count == 1).map(|(_, name)| name).collect();
+    if let [first, ..] = single[..] {
+        let count = single.len();
+        log::warn!(
+            "{count} class(es) with one image to train on, such as {first:?}: none of it can be held out for the reward or a test"
+        );
+    }
+}
+
+/// [classes]: images of a subset.
+fn counts(packed: &Packed, subsets: &[Subset], wanted: Subset) -> Vec<u64> {
+    let mut counts = vec![0; packed.identities().len()];
+    for index in (0..packed.count()).filter(|&index| subsets[index] == wanted) {
+        counts[packed.label(index) as usize] += 1;
+    }
+    counts
+}
+
+/// Images that are in two subsets, which would make a reward or a test too good. Error: a damaged image.
+fn print_duplicates(packed: &Packed, subsets: &[Subset]) -> Result<()> {
+    let mut prints: Vec<((u32, u64), u32)> = packed.fingerprints().zip(0..).collect();
+    prints.sort_unstable();
     let (mut pairs, mut example) = (0, None);
-    for (index, print) in packed.fingerprints().enumerate() {
-        let earlier = *first.entry(print).or_insert(index);
-        if subsets[earlier] != subsets[index] {
-            pairs += 1;
-            example.get_or_insert((earlier, index));
+    for alike in prints.chunk_by(|a, b| a.0 == b.0).filter(|alike| alike.len() > 1) {
+        // the first of each subset stands for the others
+        let mut first = [None; 3];
+        for index in alike.iter().map(|&(_, index)| index as usize) {
+            let own = subsets[index] as usize;
+            for earlier in (0..3).filter(|&subset| subset != own).filter_map(|subset| first[subset]) {
+                // of raw images of one length, some have one checksum by chance
+                if packed.stored(earlier)? == packed.stored(index)? {
+                    pairs += 1;
+                    example.get_or_insert((earlier, index));
+                    break;
+                }
+            }
+            first[own].get_or_insert(index);
         }
     }
     if let Some((a, b)) = example {
-        let name = |index| packed.name(index).unwrap_or_default();
         log::warn!(
             "{pairs} image(s) are in two of training, validation and test set, byte for byte, such as {} and {}: figures of \
              what was trained on are too good",
-            name(a),
-            name(b)
+            packed.name(a)?,
+            packed.name(b)?
         );
     }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{packed, print_skipped};
+use super::{packed, print_left_out};
 use crate::cli::PrepareReidArguments;
 use crate::data::{Market, Persons, PrepareOptions, Store};
 use crate::error::Result;
@@ -14,19 +14,17 @@ pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
         log::warn!("{difference}");
     }
     // each image keeps its size
-    let mut options = PrepareOptions::new((0, 0), Store::Files, arguments.source.display().to_string());
-    options.max_skipped = arguments.max_skipped;
-    options.threads = arguments.threads.map_or(options.threads, Into::into);
-    let Some(report) = packed(&market, &options, &arguments.out)? else { return Ok(()) };
+    let options = PrepareOptions::new((0, 0), Store::Files, arguments.source.display().to_string());
+    let Some(report) = packed(&market, options, &arguments.packing)? else { return Ok(()) };
 
-    let Persons { train, query, gallery, ids, .. } = Persons::open(&arguments.out)?;
+    let Persons { train, query, gallery, ids, .. } = Persons::open(&arguments.packing.out)?;
     // (images, people) without distractors
     let people = |part: &[u32]| {
         let is_person = |id: &i64| *id != 0 || arguments.own_tree;
         let known: Vec<i64> = part.iter().map(|&index| ids[index as usize]).filter(is_person).collect();
         (known.len(), known.iter().collect::<HashSet<_>>().len())
     };
-    terminal::line(&format!("{}: {} images", arguments.out.display(), report.images));
+    terminal::line(&format!("{}: {} images", arguments.packing.out.display(), report.images));
     for (name, part) in [("to train on", &train), ("queries", &query), ("gallery", &gallery)] {
         let (images, people) = people(part);
         let distractors = part.len() - images;
@@ -36,6 +34,6 @@ pub fn run(arguments: &PrepareReidArguments) -> Result<()> {
     if market.junk() > 0 {
         terminal::line(&format!("left out: {} images of nobody (-1)", market.junk()));
     }
-    print_skipped(&report, &arguments.out);
+    print_left_out(&report, &market, &arguments.packing);
     Ok(())
 }

@@ -18,10 +18,10 @@ use image::RgbImage;
 
 use super::{Images, decode};
 use crate::error::{Error, Result};
-use crate::hdf5_file::{self, Cause, Outcome, column, dataset, text, texts, trailer};
+use crate::hdf5_file::{self, Cause, Outcome, TEXTS, column, dataset, text, texts, trailer};
 use crate::mapped_file::MappedFile;
 
-pub use write::{Content, write};
+pub use write::{Content, NameOf, write};
 
 const FILETYPE: &str = "amlfs images";
 /// Major and minor number of the format, not of the program.
@@ -235,6 +235,23 @@ impl Packed {
     pub fn names(&self) -> Result<Vec<String>> {
         let names = || texts(&hdf5_file::open(&self.path)?, "name");
         names().map_err(|Cause(text)| Error::file(&self.path, text))
+    }
+
+    /// Whether these are the names of all images; reads a part of them at a time.
+    ///
+    /// Errors: the file can't be read any more.
+    fn are_named(&self, name: NameOf) -> Result<bool> {
+        let same = || -> Outcome<bool> {
+            let names = dataset(&hdf5_file::open(&self.path)?, "name")?;
+            for start in (0..self.count()).step_by(TEXTS) {
+                let part = names.read_slice_1d::<VarLenUnicode, _>(start..(start + TEXTS).min(self.count()))?;
+                if part.iter().zip(start..).any(|(found, index)| found.as_str() != name(index)) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        same().map_err(|Cause(text)| Error::file(&self.path, text))
     }
 
     /// [N]: CRC-32 and length of each image's bytes; equal for equal images.

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::write::write_hdf5;
 use super::*;
 use crate::data::decode;
-use crate::hdf5_file::fill;
 use crate::hdf5_file::trailer::seal;
+use crate::hdf5_file::{fill, write_many_texts};
 
 const SIZE: (usize, usize) = (4, 6);
 
@@ -32,7 +32,6 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         lengths: images.iter().map(|image| image.len() as u64).collect(),
         crc32: images.iter().map(|image| crc32fast::hash(image)).collect(),
         labels: vec![0, 1, 1],
-        names: ["ä/1.png", "b/2.png", "b/3.png"].map(String::from).to_vec(),
         identities: ["ä", "b"].map(String::from).to_vec(),
         cameras_and_splits: people.then(|| CamerasAndSplits {
             cameras: vec![1, 1, 6],
@@ -41,6 +40,12 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         subsets: (store == Store::Jpeg).then(|| vec![Subset::Train, Subset::Test, Subset::Validation]),
     };
     (content, images.concat())
+}
+
+const NAMES: [&str; 3] = ["ä/1.png", "b/2.png", "b/3.png"];
+
+fn name_of(index: usize) -> String {
+    NAMES[index].into()
 }
 
 fn part(dir: &TempDir, bytes: &[u8]) -> File {
@@ -52,7 +57,8 @@ fn part(dir: &TempDir, bytes: &[u8]) -> File {
 fn packed(dir: &TempDir, store: Store) -> PathBuf {
     let (content, bytes) = content(store);
     let path = dir.path().join("packed.h5");
-    write(&path, &content, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(())).unwrap();
+    write(&path, &content, &name_of, &part(dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(()))
+        .unwrap();
     path
 }
 
@@ -60,7 +66,7 @@ fn packed(dir: &TempDir, store: Store) -> PathBuf {
 fn open_unverified(content: &Content, bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("packed.h5");
-    let written = write_hdf5(&path, content).and_then(|range| {
+    let written = write_hdf5(&path, content, &name_of).and_then(|range| {
         fill(&path, &range, &part(&dir, bytes), std::slice::from_ref(&(0..bytes.len() as u64)))?;
         seal(&path, &range)
     });
@@ -82,7 +88,7 @@ fn what_is_written_is_read() {
         assert_eq!((packed.count(), packed.size(), packed.store()), (3, SIZE, store));
         assert_eq!((0..3).map(|index| packed.label(index)).collect::<Vec<_>>(), [0, 1, 1]);
         assert_eq!(packed.identities(), ["ä", "b"]);
-        assert_eq!(packed.names().unwrap(), ["ä/1.png", "b/2.png", "b/3.png"]);
+        assert_eq!(packed.names().unwrap(), NAMES);
         assert_eq!((packed.name(0).unwrap(), packed.name(2).unwrap()), ("ä/1.png".into(), "b/3.png".into()));
         let mut pixels = vec![0; SIZE.0 * SIZE.1 * 3];
         for (index, value) in [10u8, 100, 200].into_iter().enumerate() {
@@ -138,7 +144,7 @@ fn contradictions_between_cameras_and_splits_are_refused() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("packed.h5");
-        let Ok(range) = write_hdf5(&path, &good) else { panic!("can't write") };
+        let Ok(range) = write_hdf5(&path, &good, &name_of) else { panic!("can't write") };
         let file = hdf5::File::open_rw(&path).unwrap();
         edit(&file).unwrap();
         file.close().unwrap();
@@ -217,17 +223,14 @@ fn contradictions_between_columns_are_refused() {
     bad.labels[1] = 2;
     assert!(open_unverified(&bad, &bytes).contains("image 1 has label 2, but there are 2 identities"));
     let mut bad = good.clone();
-    bad.names.pop();
-    assert!(open_unverified(&bad, &bytes).contains("3 labels, but 4 offsets, 3 checksums and 2 names"));
-    let mut bad = good.clone();
     bad.lengths = vec![72, 73, 71];
     assert!(open_unverified(&bad, &bytes).contains("image 1 has not 72 bytes"));
     let mut bad = good.clone();
     bad.size.0 = 0;
     assert!(open_unverified(&bad, &bytes).contains("its height is 0"));
     let dir = tempfile::tempdir().unwrap();
-    let none = Content { lengths: vec![], crc32: vec![], labels: vec![], names: vec![], ..good };
-    assert!(write(&dir.path().join("packed.h5"), &none, &part(&dir, b""), &[], &|| Ok(())).is_err());
+    let none = Content { lengths: vec![], crc32: vec![], labels: vec![], ..good };
+    assert!(write(&dir.path().join("packed.h5"), &none, &name_of, &part(&dir, b""), &[], &|| Ok(())).is_err());
 }
 
 #[test]
@@ -236,7 +239,7 @@ fn offsets_that_do_not_divide_the_bytes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("packed.h5");
         let (content, bytes) = content(Store::Raw);
-        let Ok(range) = write_hdf5(&path, &content) else { panic!("can't write") };
+        let Ok(range) = write_hdf5(&path, &content, &name_of) else { panic!("can't write") };
         let file = hdf5::File::open_rw(&path).unwrap();
         file.dataset("offsets").unwrap().write_raw(&offsets).unwrap();
         file.close().unwrap();
@@ -254,7 +257,7 @@ fn files_of_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.h5");
     let seal_and_open = |edit: &dyn Fn(&hdf5::File)| {
-        let Ok(range) = write_hdf5(&path, &content(Store::Raw).0) else { panic!("can't write") };
+        let Ok(range) = write_hdf5(&path, &content(Store::Raw).0, &name_of) else { panic!("can't write") };
         let file = hdf5::File::open_rw(&path).unwrap();
         edit(&file);
         file.close().unwrap();
@@ -271,6 +274,11 @@ fn files_of_others_are_refused() {
     let error = seal_and_open(&|file| file.unlink("label").unwrap());
     assert!(error.ends_with("damaged: it has no data set label"), "{error}");
     let error = seal_and_open(&|file| {
+        file.unlink("name").unwrap();
+        assert!(write_many_texts(file, "name", 2, &name_of, "two of three").is_ok());
+    });
+    assert!(error.contains("3 labels, but 4 offsets, 3 checksums and 2 names"), "{error}");
+    let error = seal_and_open(&|file| {
         let text: VarLenUnicode = "webp".parse().unwrap();
         file.attr("store").unwrap().write_scalar(&text).unwrap();
     });
@@ -285,14 +293,23 @@ fn images_that_do_not_match_are_not_given_a_name() {
     let path = dir.path().join("packed.h5");
     let (content, mut bytes) = content(Store::Raw);
     bytes[100] ^= 1;
-    let error = write(&path, &content, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(()))
+    let error =
+        write(&path, &content, &name_of, &part(&dir, &bytes), std::slice::from_ref(&(0..bytes.len() as u64)), &|| {
+            Ok(())
+        })
         .unwrap_err()
         .to_string();
     assert!(error.contains("reading it back failed") && error.contains("image 1 (b/2.png): damaged"), "{error}");
-    let error =
-        write(&path, &content, &part(&dir, &bytes[1..]), std::slice::from_ref(&(0..bytes.len() as u64)), &|| Ok(()))
-            .unwrap_err()
-            .to_string();
+    let error = write(
+        &path,
+        &content,
+        &name_of,
+        &part(&dir, &bytes[1..]),
+        std::slice::from_ref(&(0..bytes.len() as u64)),
+        &|| Ok(()),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.ends_with("the images have 215 bytes instead of 216"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

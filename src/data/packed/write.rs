@@ -7,9 +7,9 @@ use std::path::Path;
 use super::{CamerasAndSplits, FILETYPE, Images, Packed, Store, Subset, VERSION};
 use crate::atomic_file;
 use crate::error::{Error, Result};
-use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_text, write_texts};
+use crate::hdf5_file::{self, Cause, Outcome, trailer, write_column, write_many_texts, write_text, write_texts};
 
-/// A packed file but for the images' bytes. `lengths`, `crc32`, `labels` and `names` have an element per image.
+/// A packed file but for the images' bytes. `lengths`, `crc32` and `labels` have an element per image.
 #[derive(Clone, Debug)]
 pub struct Content {
     /// Height and width in pixels; (0, 0) with `Store::Files`.
@@ -27,7 +27,6 @@ pub struct Content {
     pub crc32: Vec<u32>,
     /// Below the number of identities.
     pub labels: Vec<u32>,
-    pub names: Vec<String>,
     /// Names by label.
     pub identities: Vec<String>,
     /// Only for people: faces have neither.
@@ -35,6 +34,9 @@ pub struct Content {
     /// Only for classification data.
     pub subsets: Option<Vec<Subset>>,
 }
+
+/// The name of an image by its number.
+pub type NameOf<'a> = &'a dyn Fn(usize) -> String;
 
 /// Writes a packed file with the images of `bytes`, which are its `pieces`, one after the other, so that `path` is at any time
 /// either what it was before or the whole new file, on disk. All of it is read back before it gets its name; then `may_be_named`
@@ -45,27 +47,34 @@ pub struct Content {
 pub fn write(
     path: &Path,
     content: &Content,
+    name: NameOf,
     bytes: &File,
     pieces: &[Range<u64>],
     may_be_named: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let write = |temporary: &Path| {
-        write_and_verify(temporary, content, bytes, pieces)?;
+        write_and_verify(temporary, content, name, bytes, pieces)?;
         may_be_named().map_err(|why| Cause(why.to_string()))
     };
     atomic_file::write(path, write)
         .map_err(|Cause(text)| Error::file(path, format!("can't write the packed data set: {text}")))
 }
 
-fn write_and_verify(temporary: &Path, content: &Content, bytes: &File, pieces: &[Range<u64>]) -> Outcome<()> {
-    let range = write_hdf5(temporary, content)?;
+fn write_and_verify(
+    temporary: &Path,
+    content: &Content,
+    name: NameOf,
+    bytes: &File,
+    pieces: &[Range<u64>],
+) -> Outcome<()> {
+    let range = write_hdf5(temporary, content, name)?;
     hdf5_file::fill(temporary, &range, bytes, pieces).map_err(|Cause(why)| format!("the images have {why}"))?;
     trailer::seal(temporary, &range)?;
-    Ok(verify(temporary, content).map_err(|error| format!("reading it back failed: {error}"))?)
+    Ok(verify(temporary, content, name).map_err(|error| format!("reading it back failed: {error}"))?)
 }
 
 /// Writes everything but the images; returns where they belong.
-pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> {
+pub(super) fn write_hdf5(path: &Path, content: &Content, name: NameOf) -> Outcome<Range<u64>> {
     let file = hdf5_file::create(path)?;
     hdf5_file::write_kind(&file, FILETYPE, VERSION)?;
     for (name, value) in [
@@ -89,7 +98,8 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
     write_column(&file, "offsets", &offsets, "bytes", "begin of each image in bytes, and the end of the last one")?;
     write_column(&file, "crc32", &content.crc32, "1", "CRC-32 of each image's bytes")?;
     write_column(&file, "label", &content.labels, "1", "number of each image's identity")?;
-    write_texts(&file, "name", &content.names, "each image's path below the source's root, or its record's key")?;
+    let count = content.labels.len();
+    write_many_texts(&file, "name", count, name, "each image's path below the source's root, or its record's key")?;
     write_texts(&file, "identity", &content.identities, "name of each identity, by label")?;
 
     if let Some(CamerasAndSplits { cameras, splits }) = &content.cameras_and_splits {
@@ -111,7 +121,7 @@ pub(super) fn write_hdf5(path: &Path, content: &Content) -> Outcome<Range<u64>> 
     Ok(offset..offset + total)
 }
 
-fn verify(path: &Path, content: &Content) -> Result<()> {
+fn verify(path: &Path, content: &Content, name: NameOf) -> Result<()> {
     let packed = Packed::open(path)?;
     let same = packed.size == content.size
         && packed.store == content.store
@@ -122,7 +132,7 @@ fn verify(path: &Path, content: &Content) -> Result<()> {
         && packed.identities == content.identities
         && packed.cameras_and_splits == content.cameras_and_splits
         && packed.subsets == content.subsets
-        && packed.names()? == content.names;
+        && packed.are_named(name)?;
     if !same {
         return Err(Error::failed("it gave something else"));
     }

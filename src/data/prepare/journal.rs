@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ pub enum Entry {
     Skipped {
         /// `None`: not even that is known.
         identity: Option<u32>,
-        reason: String,
+        reason: Box<str>,
     },
 }
 
@@ -40,8 +41,26 @@ pub enum Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done {
     pub entry: Entry,
-    pub stamp: String,
+    pub stamp: StampPrint,
     start: u64,
+}
+
+/// A stamp (`Source::stamp`) in few bytes: enough to go on with a checksum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StampPrint {
+    crc32: u32,
+    length: u32,
+}
+
+impl StampPrint {
+    pub fn of(stamp: &str) -> StampPrint {
+        StampPrint { crc32: crc32fast::hash(stamp.as_bytes()), length: stamp.len() as u32 }
+    }
+
+    /// As if the stamp's text went on.
+    pub fn update(self, hasher: &mut crc32fast::Hasher) {
+        hasher.combine(&crc32fast::Hasher::new_with_initial_len(self.crc32, self.length as u64));
+    }
 }
 
 pub struct Journal {
@@ -65,15 +84,16 @@ impl Journal {
         let [bytes_path, index_path] = parts(out);
         let mut bytes = open_part(&bytes_path)?;
         let mut index = open_part(&index_path)?;
-
-        let mut text = Vec::new();
-        index.read_to_end(&mut text).map_err(|why| Error::file(&index_path, why))?;
         let header = format!("{header}\n");
-        let (mut lines, mut index_end, mut bytes_end) = (Vec::new(), 0, 0);
+        let mut lines = BufReader::new(&index);
+        let mut first = Vec::new();
+        lines.read_until(b'\n', &mut first).map_err(|why| Error::file(&index_path, why))?;
+        let mut kept = Kept::default();
+        let mut done = vec![None; source.count()];
         // an incomplete first line: killed before anything was done
-        if let Some(end) = text.iter().position(|&byte| byte == b'\n') {
-            if text[..=end] != *header.as_bytes() {
-                let found = String::from_utf8_lossy(&text[..end]).into_owned();
+        if first.ends_with(b"\n") {
+            if first != *header.as_bytes() {
+                let found = String::from_utf8_lossy(&first[..first.len() - 1]).into_owned();
                 let why = format!(
                     "is of another run ({found}; now {}); delete it and {} to start anew, or choose another --out",
                     header.trim_end(),
@@ -81,19 +101,19 @@ impl Journal {
                 );
                 return Err(Error::file(&index_path, why));
             }
-            let read = read_lines(&text[end + 1..], &mut bytes);
-            let (kept, length, total) = read.map_err(|why| Error::file(&bytes_path, why))?;
-            (lines, index_end, bytes_end) = (kept, (end + 1) as u64 + length, total);
+            kept = whole_lines(&mut lines, &mut bytes).map_err(|why| Error::file(&bytes_path, why))?;
+            lines.seek(SeekFrom::Start(first.len() as u64)).map_err(|why| Error::file(&index_path, why))?;
+            still_valid(lines, kept.lines, source, &mut done).map_err(|why| Error::file(&index_path, why))?;
+            kept.line_end += first.len() as u64;
         }
-        cut(&mut bytes, bytes_end).map_err(|why| Error::file(&bytes_path, why))?;
-        cut(&mut index, index_end).map_err(|why| Error::file(&index_path, why))?;
+        cut(&mut bytes, kept.total).map_err(|why| Error::file(&bytes_path, why))?;
+        cut(&mut index, kept.line_end).map_err(|why| Error::file(&index_path, why))?;
 
         let bytes = BufWriter::with_capacity(1 << 20, bytes);
         let index = BufWriter::new(index);
-        let (length, count) = (bytes_end, lines.len());
-        let done = still_valid(lines, source);
-        let mut journal = Journal { bytes, index, bytes_path, index_path, length, lines: count, done };
-        if index_end == 0 {
+        let Kept { lines, line_end, total: length } = kept;
+        let mut journal = Journal { bytes, index, bytes_path, index_path, length, lines, done };
+        if line_end == 0 {
             journal.write_index(header.as_bytes())?;
             journal.flush()?;
         }
@@ -101,11 +121,11 @@ impl Journal {
     }
 
     /// Adds image `number` of the source, called `name`; `image` is empty unless it is stored.
-    pub fn append(&mut self, number: usize, name: &str, stamp: String, entry: Entry, image: &[u8]) -> Result<()> {
-        let line = line(number, name, &stamp, &entry).map_err(|why| Error::file(&self.index_path, why))?;
+    pub fn append(&mut self, number: usize, name: &str, stamp: &str, entry: Entry, image: &[u8]) -> Result<()> {
+        let line = line(number, name, stamp, &entry).map_err(|why| Error::file(&self.index_path, why))?;
         self.bytes.write_all(image).map_err(|why| Error::file(&self.bytes_path, why))?;
         self.write_index(&line)?;
-        self.done[number] = Some(Done { entry, stamp, start: self.length });
+        self.done[number] = Some(Done { entry, stamp: StampPrint::of(stamp), start: self.length });
         self.length += image.len() as u64;
         self.lines += 1;
         if self.lines.is_multiple_of(FLUSH) { self.flush() } else { Ok(()) }
@@ -157,39 +177,57 @@ fn parts(out: &Path) -> [PathBuf; 2] {
     [with_suffix(out, ".bytes.part"), with_suffix(out, ".index.part")]
 }
 
-/// For each image of the source what is still true of it.
-fn still_valid(lines: Vec<Line>, source: &dyn Source) -> Vec<Option<Done>> {
-    let mut done = vec![None; source.count()];
+/// For each image of the source what is still true of it, by the first `count` lines.
+fn still_valid(
+    mut lines: impl BufRead,
+    count: usize,
+    source: &dyn Source,
+    done: &mut [Option<Done>],
+) -> io::Result<()> {
     // other numbers than before only where images were added or removed
-    let mut numbers: Option<HashMap<String, usize>> = None;
-    for Line { number, name, done: found } in lines {
-        let same = number < source.count() && quoted(&source.name(number)) == name;
-        let index = match same {
+    let mut numbers: Option<HashMap<u64, Option<u32>>> = None;
+    let (mut line, mut start) = (Vec::new(), 0);
+    for _ in 0..count {
+        line.clear();
+        lines.read_until(b'\n', &mut line)?;
+        let Some(Line { number, name, stamp, entry }) = parse(&line) else { break };
+        let is_named = |index: usize| index < source.count() && quoted(&source.name(index)) == name;
+        let index = match is_named(number) {
             true => Some(number),
-            false => numbers.get_or_insert_with(|| by_name(source)).get(&name).copied(),
+            false => numbers
+                .get_or_insert_with(|| by_name(source))
+                .get(&hashed(&name))
+                .copied()
+                .flatten()
+                .map(|index| index as usize),
         };
+        let begin = start;
+        if let Entry::Stored { length, .. } = entry {
+            start += length;
+        }
+        let index = index.filter(|&index| is_named(index));
         if let Some(index) = index {
-            let valid = !matches!(found.entry, Entry::Skipped { .. }) && found.stamp == source.stamp(index);
-            done[index] = valid.then_some(found);
+            let valid = !matches!(entry, Entry::Skipped { .. }) && stamp == source.stamp(index);
+            done[index] = valid.then(|| Done { entry, stamp: StampPrint::of(&stamp), start: begin });
         }
     }
-    done
+    Ok(())
 }
 
-/// Numbers by quoted names; without names that two images have (not text, and so replaced).
-fn by_name(source: &dyn Source) -> HashMap<String, usize> {
+/// Numbers by the hashes of quoted names. `None`: two have one (names that are not text are replaced, and so may be equal).
+fn by_name(source: &dyn Source) -> HashMap<u64, Option<u32>> {
     let mut numbers = HashMap::new();
-    let mut twice = Vec::new();
     for index in 0..source.count() {
-        let name = quoted(&source.name(index));
-        if numbers.insert(name.clone(), index).is_some() {
-            twice.push(name);
-        }
+        let number = numbers.entry(hashed(&quoted(&source.name(index))));
+        number.and_modify(|number| *number = None).or_insert(Some(index as u32));
     }
-    twice.iter().for_each(|name| {
-        numbers.remove(name);
-    });
     numbers
+}
+
+fn hashed(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Without line ends.
@@ -208,43 +246,54 @@ fn cut(file: &mut File, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Number and quoted name of an image, and what was done with it.
+/// Number, quoted name and stamp of an image, and what was done with it.
 #[derive(Debug, PartialEq)]
 struct Line {
     number: usize,
     name: String,
-    done: Done,
+    stamp: String,
+    entry: Entry,
 }
 
-/// Lines whose bytes are there, their length and that of their bytes.
-fn read_lines(text: &[u8], bytes: &mut File) -> io::Result<(Vec<Line>, u64, u64)> {
+/// What of the two files counts.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    lines: usize,
+    /// Where the last of them ends, from the first one on.
+    line_end: u64,
+    /// Where its bytes end.
+    total: u64,
+}
+
+/// Lines whose bytes are there.
+fn whole_lines(lines: &mut impl BufRead, bytes: &mut File) -> io::Result<Kept> {
     let room = bytes.metadata()?.len();
-    // each with the ends of its line and of its bytes
-    let (mut kept, mut line_end, mut total) = (Vec::new(), 0, 0);
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        let Some(found) = parse(line, total) else { break };
-        if let Entry::Stored { length, .. } = found.done.entry {
-            match u64::checked_add(total, length) {
-                Some(end) if end <= room => total = end,
+    // before each stored image, with its length and checksum
+    let (mut stored, mut kept) = (Vec::new(), Kept::default());
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let Some(found) = parse(&line) else { break };
+        if let Entry::Stored { length, crc32, .. } = found.entry {
+            match u64::checked_add(kept.total, length) {
+                Some(end) if end <= room => {
+                    stored.push((kept, length, crc32));
+                    kept.total = end;
+                }
                 _ => break,
             }
         }
-        line_end += line.len() as u64;
-        kept.push((found, line_end, total));
+        kept.lines += 1;
+        kept.line_end += line.len() as u64;
+        line.clear();
     }
     // after a power failure the bytes may have the right length, but not the right content
-    let is_stored = |(line, ..): &(Line, u64, u64)| matches!(line.done.entry, Entry::Stored { .. });
-    while let Some(last) = kept.iter().rposition(is_stored) {
-        let (Line { done: Done { entry: Entry::Stored { length, crc32, .. }, start, .. }, .. }, ..) = kept[last] else {
-            break;
-        };
-        if matches(bytes, start, length, crc32)? {
+    while let Some((before, length, crc32)) = stored.pop() {
+        if matches(bytes, before.total, length, crc32)? {
             break;
         }
-        kept.truncate(last);
+        kept = before;
     }
-    let (line_end, total) = kept.last().map_or((0, 0), |(_, line_end, total)| (*line_end, *total));
-    Ok((kept.into_iter().map(|(line, ..)| line).collect(), line_end, total))
+    Ok(kept)
 }
 
 fn matches(bytes: &mut File, start: u64, length: u64, crc32: u32) -> io::Result<bool> {
@@ -259,7 +308,7 @@ fn line(number: usize, name: &str, stamp: &str, entry: &Entry) -> csv::Result<Ve
     let (status, identity, length, crc32, reason) = match entry {
         Entry::Stored { identity, length, crc32 } => ("stored", Some(identity), *length, *crc32, ""),
         Entry::Excluded { identity } => ("excluded", Some(identity), 0, 0, ""),
-        Entry::Skipped { identity, reason } => ("skipped", identity.as_ref(), 0, 0, reason.as_str()),
+        Entry::Skipped { identity, reason } => ("skipped", identity.as_ref(), 0, 0, &**reason),
     };
     let mut writer = csv::Writer::from_writer(Vec::new());
     let reason = reason.replace(['\r', '\n'], " ");
@@ -277,8 +326,8 @@ fn line(number: usize, name: &str, stamp: &str, entry: &Entry) -> csv::Result<Ve
     writer.into_inner().map_err(|why| io::Error::other(why.to_string()).into())
 }
 
-/// `None` unless it is a whole line; the bytes of its image begin at `start`.
-fn parse(line: &[u8], start: u64) -> Option<Line> {
+/// `None` unless it is a whole line.
+fn parse(line: &[u8]) -> Option<Line> {
     if !line.ends_with(b"\n") {
         return None;
     }
@@ -294,11 +343,10 @@ fn parse(line: &[u8], start: u64) -> Option<Line> {
             Entry::Stored { identity: identity?, length, crc32 }
         }
         "excluded" => Entry::Excluded { identity: identity? },
-        "skipped" => Entry::Skipped { identity, reason: record[7].to_owned() },
+        "skipped" => Entry::Skipped { identity, reason: record[7].into() },
         _ => return None,
     };
-    let done = Done { entry, stamp: record[2].to_owned(), start };
-    Some(Line { number: record[0].parse().ok()?, name: record[1].to_owned(), done })
+    Some(Line { number: record[0].parse().ok()?, name: record[1].to_owned(), stamp: record[2].to_owned(), entry })
 }
 
 #[cfg(test)]
@@ -358,7 +406,7 @@ mod tests {
         let mut journal = open(out, &source);
         for (number, entry, image) in images {
             let (name, stamp) = source.0[*number];
-            journal.append(*number, name, stamp.into(), entry.clone(), image).unwrap();
+            journal.append(*number, name, stamp, entry.clone(), image).unwrap();
         }
     }
 

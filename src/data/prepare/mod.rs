@@ -1,5 +1,6 @@
 //! Packs the images of a source into one file (docs/format.md). A run that was killed goes on where it was.
 
+mod cifar;
 pub mod exclude;
 mod face_tree;
 mod folder;
@@ -21,13 +22,14 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::atomic_file::with_suffix;
-use crate::data::packed::{self, Content, Packed, Store};
+use crate::data::packed::{self, Content, Packed, Store, Subset};
 use crate::data::skipped::{self, write_skipped};
 use crate::data::{Images, decode, sources};
 use crate::error::{Error, Result};
 use crate::run_lock::RunLock;
-use journal::{Done, Entry, Journal};
+use journal::{Done, Entry, Journal, StampPrint};
 
+pub use cifar::CifarFiles;
 pub use face_tree::FaceTree;
 pub use folder::Folder;
 pub use labelled_files::LabelledFiles;
@@ -36,6 +38,8 @@ pub use market_tree::MarketTree;
 pub use records::Records;
 pub use source::{ImageRead, Source};
 
+/// What is resized would be too large, and shows nothing, if one side were more often the other one than this.
+const MOST_UNEVEN: u32 = 100;
 /// Images that a worker may be ahead of the writer.
 const QUEUE: usize = 16;
 
@@ -44,8 +48,8 @@ pub struct Options {
     /// Height and width in pixels; (0, 0) with `Store::Files`.
     pub size: (usize, usize),
     pub store: Store,
-    /// Whether images are turned as their EXIF tag says.
-    pub upright: bool,
+    /// One's own images: turned as their EXIF tag says, and without strips (one side 100 times the other).
+    pub photographs: bool,
     /// With `Store::Files`: images whose shorter side is longer than this get it, as JPEG. Others stay as they are.
     pub shorter_side: Option<u32>,
     /// Names of identities to leave out.
@@ -66,7 +70,7 @@ impl Options {
         Options {
             size,
             store,
-            upright: false,
+            photographs: false,
             shorter_side: None,
             exclude: HashSet::new(),
             max_skipped: 0.01,
@@ -142,16 +146,21 @@ pub fn prepare(
     processed?;
     flushed?;
 
-    let (report, mut content) = summarize(source, options, &journal.done, resumed);
-    content.input = Input { header, images: digest(source, |index| stamp_done(&journal.done, index)) }.to_string();
+    let (report, stored, mut content) = summarize(source, options, &journal.done, resumed);
+    let stamp = |index: usize| journal.done[index].as_ref().map_or(StampPrint::of(""), |done| done.stamp);
+    content.input = Input { header, images: digest(source, stamp) }.to_string();
     let unusable = (&report.skipped[..report.unusable], report.images + report.unusable);
     check_skipped(out, source, options, unusable, &journal)?;
     write_skipped(&with_suffix(out, ".skipped.csv"), &report.skipped)?;
     if content.labels.is_empty() {
         return Err(Error::failed(format!("{}: the source has no usable image", out.display())));
     }
+    check_trained(&content).map_err(|why| Error::file(out, why))?;
     let (bytes, pieces) = journal.bytes()?;
-    packed::write(out, &content, &bytes, &pieces, &|| lock.check()).map_err(|error| {
+    // not needed any more, and large
+    journal.done = Vec::new();
+    let name = |number: usize| source.name(stored[number] as usize);
+    packed::write(out, &content, &name, &bytes, &pieces, &|| lock.check()).map_err(|error| {
         let parts = journal.paths();
         Error::failed(format!("{error}; the images are kept in {parts} for another call; delete these to start anew"))
     })?;
@@ -191,19 +200,15 @@ impl fmt::Display for Input {
     }
 }
 
-fn digest(source: &dyn Source, stamp: impl Fn(usize) -> String) -> u32 {
+fn digest(source: &dyn Source, stamp: impl Fn(usize) -> StampPrint) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for index in 0..source.count() {
         hasher.update(source.name(index).as_bytes());
         hasher.update(b"\n");
-        hasher.update(stamp(index).as_bytes());
+        stamp(index).update(&mut hasher);
         hasher.update(b"\n");
     }
     hasher.finalize()
-}
-
-fn stamp_done(done: &[Option<Done>], index: usize) -> String {
-    done[index].as_ref().map(|done| done.stamp.clone()).unwrap_or_default()
 }
 
 /// What `out` holds, if this call would make it again.
@@ -211,7 +216,9 @@ fn finished_before(source: &dyn Source, header: &str, out: &Path) -> Result<Pack
     let refused = |why: String| Error::file(out, format!("exists already{why}; remove it or choose another name"));
     // whatever it is, it is not to be replaced
     let packed = Packed::open(out).map_err(|_| refused(String::new()))?;
-    let input = Input { header: header.to_owned(), images: digest(source, |index| source.stamp(index)) }.to_string();
+    let input =
+        Input { header: header.to_owned(), images: digest(source, |index| StampPrint::of(&source.stamp(index))) }
+            .to_string();
     match packed.input() {
         Some(found) if found == input => {}
         Some(found) if found.starts_with(&format!("{header};")) => {
@@ -235,7 +242,7 @@ fn process(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<()> {
     let count = source.count();
-    let open: Vec<usize> = (0..count).filter(|&index| journal.done[index].is_none()).collect();
+    let open: Vec<u32> = (0..count as u32).filter(|&index| journal.done[index as usize].is_none()).collect();
     let (open, before) = (&open[..], count - open.len());
     let threads = options.threads.max(1);
     thread::scope(|scope| {
@@ -246,7 +253,7 @@ fn process(
                 scope.spawn(move || {
                     for &index in open.iter().skip(worker).step_by(threads) {
                         // an error: the writer has given up
-                        if sender.send(convert(source, options, index)).is_err() {
+                        if sender.send(convert(source, options, index as usize)).is_err() {
                             return;
                         }
                     }
@@ -255,13 +262,13 @@ fn process(
             })
             .collect();
         progress(before, count);
-        for (turn, &index) in open.iter().enumerate() {
+        for (turn, index) in open.iter().map(|&index| index as usize).enumerate() {
             let converted = queues[turn % threads].recv();
             // the scope repeats the worker's panic
             let Converted { entry, stamp, image } =
                 converted.map_err(|_| Error::failed("a worker thread panicked"))??;
             lock.check()?;
-            journal.append(index, &source.name(index), stamp, entry, &image)?;
+            journal.append(index, &source.name(index), &stamp, entry, &image)?;
             progress(before + turn + 1, count);
         }
         Ok(())
@@ -279,7 +286,7 @@ fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Resul
     // before the image: what is changed in between is then done again
     let stamp = source.stamp(index);
     let ImageRead { identity, bytes } = source.read(index)?;
-    let skipped = |reason: String| (Entry::Skipped { identity, reason }, Cow::default());
+    let skipped = |reason: String| (Entry::Skipped { identity, reason: reason.into() }, Cow::default());
     let (entry, image) = match (identity, bytes) {
         (Some(identity), _) if options.excludes(source, identity) => (Entry::Excluded { identity }, Cow::default()),
         (Some(identity), Ok(bytes)) => match encode(bytes, options) {
@@ -295,7 +302,12 @@ fn convert<'a>(source: &'a dyn Source, options: &Options, index: usize) -> Resul
 }
 
 fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Cow<'a, [u8]>, String> {
-    let image = if options.upright { decode::upright(&bytes)? } else { decode::any(&bytes)? };
+    let image = if options.photographs { decode::upright(&bytes)? } else { decode::any(&bytes)? };
+    let (longer, shorter) = (image.width().max(image.height()), image.width().min(image.height()));
+    if options.photographs && longer > MOST_UNEVEN * shorter {
+        let (height, width) = (image.height(), image.width());
+        return Err(format!("{height} x {width} pixels: one side is more than {MOST_UNEVEN} times the other"));
+    }
     let fits = (image.height() as usize, image.width() as usize) == options.size;
     match options.store {
         // encoding it once more would lose quality
@@ -310,12 +322,13 @@ fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Co
     }
 }
 
+/// Also the numbers of the images that are stored.
 fn summarize(
     source: &dyn Source,
     options: &Options,
     done: &[Option<Done>],
     resumed: usize,
-) -> (PackingReport, Content) {
+) -> (PackingReport, Vec<u32>, Content) {
     let entries = || done.iter().enumerate().filter_map(|(index, done)| Some((index, &done.as_ref()?.entry)));
     let mut usable = BTreeSet::new();
     let mut seen = BTreeSet::new();
@@ -344,18 +357,18 @@ fn summarize(
         lengths: Vec::new(),
         crc32: Vec::new(),
         labels: Vec::new(),
-        names: Vec::new(),
         identities: usable.iter().map(|&identity| source.identity(identity)).collect(),
         cameras_and_splits: None,
         subsets: None,
     };
+    let mut stored = Vec::new();
     for (index, entry) in entries() {
         match entry {
             Entry::Stored { identity, length, crc32 } => {
+                stored.push(index as u32);
                 content.lengths.push(*length);
                 content.crc32.push(*crc32);
                 content.labels.push(labels[identity]);
-                content.names.push(source.name(index));
                 if let Some((camera, split)) = source.camera_and_split(index) {
                     let cameras_and_splits = content.cameras_and_splits.get_or_insert_default();
                     cameras_and_splits.cameras.push(camera);
@@ -366,7 +379,7 @@ fn summarize(
                 }
             }
             Entry::Excluded { .. } => report.excluded_images += 1,
-            Entry::Skipped { reason, .. } => report.skipped.push((source.name(index), reason.clone())),
+            Entry::Skipped { reason, .. } => report.skipped.push((source.name(index), reason.to_string())),
         }
     }
     report.images = content.labels.len();
@@ -375,20 +388,41 @@ fn summarize(
     let without_image = source.empty_identities();
     report.empty = seen.difference(&usable).map(|&identity| source.identity(identity)).collect();
     report.empty.extend(without_image.iter().filter(|name| !options.exclude.contains(*name)).cloned());
-    (report, content)
+    (report, stored, content)
+}
+
+/// Error: a class has usable images to test, but none to train on.
+fn check_trained(content: &Content) -> std::result::Result<(), String> {
+    let Some(subsets) = &content.subsets else { return Ok(()) };
+    let mut trained = vec![false; content.identities.len()];
+    for (&label, _) in content.labels.iter().zip(subsets).filter(|(_, subset)| **subset == Subset::Train) {
+        trained[label as usize] = true;
+    }
+    match trained.iter().position(|trained| !trained) {
+        Some(label) => Err(format!(
+            "the class {:?} has images to validate or to test, but none to train on that can be used (see the list of what was \
+             skipped); repair these, or take the class out",
+            content.identities[label]
+        )),
+        None if trained.len() < 2 => Err(format!(
+            "only the class {:?} has images that can be used: classification wants two or more",
+            content.identities[0]
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Looks at what the journal lacks, as far as that goes without decoding it: (name, why) of what can't be used, and how many
 /// images there are without the excluded ones.
 fn look(source: &dyn Source, options: &Options, journal: &Journal) -> (Vec<(String, String)>, usize) {
-    let open: Vec<usize> = (0..source.count()).filter(|&index| journal.done[index].is_none()).collect();
+    let open: Vec<u32> = (0..source.count() as u32).filter(|&index| journal.done[index as usize].is_none()).collect();
     let excluded_before =
         journal.done.iter().flatten().filter(|done| matches!(done.entry, Entry::Excluded { .. })).count();
     // a thread has a part of its own, so that files are read on
     let share = open.len().div_ceil(options.threads.max(1)).max(1);
-    let look = |share: &[usize]| {
+    let look = |share: &[u32]| {
         let (mut images, mut excluded) = (Vec::new(), 0);
-        for &index in share {
+        for index in share.iter().map(|&index| index as usize) {
             match source.look(index) {
                 (Some(identity), _) if options.excludes(source, identity) => excluded += 1,
                 (_, Some(why)) => images.push((source.name(index), why)),

@@ -37,6 +37,11 @@ pub trait Source: Sync {
     /// The identity's name: what `Options::exclude` lists and the column `identity` says.
     fn identity(&self, number: u32) -> String;
 
+    /// What messages call the identities.
+    fn identities(&self) -> &'static str {
+        "identities"
+    }
+
     /// Whether an identity may have this name; the images may still not have it.
     fn has_identity(&self, name: &str) -> bool;
 

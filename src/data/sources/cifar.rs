@@ -4,7 +4,7 @@
 mod files;
 mod pickled;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data::Images;
 use crate::error::{Error, Result};
@@ -19,6 +19,16 @@ pub struct Cifar {
     batches: Vec<Batch>,
     /// Number of the first image of each batch, and the total.
     starts: Vec<usize>,
+}
+
+/// One of the two data sets with all that is known of it.
+pub struct NamedCifar {
+    pub training: Cifar,
+    pub test: Cifar,
+    /// Names of the classes by label.
+    pub classes: Vec<String>,
+    /// The files, or the archive, that the images are in.
+    pub files: Vec<PathBuf>,
 }
 
 struct Batch {
@@ -46,7 +56,36 @@ impl Cifar {
         set(classes).names.split_whitespace().map(String::from).collect()
     }
 
-    fn new(files: Vec<(std::path::PathBuf, Bytes)>, pickled: bool, set: &Set) -> Result<Cifar> {
+    /// Whichever of the two is at `path` (CIFAR-100 with its fine labels), with the names of its classes. `None`: neither.
+    ///
+    /// Errors: those of `open`; both are there; the names of the classes are missing, or not as many as there are classes.
+    pub fn named(path: &Path) -> Result<Option<NamedCifar>> {
+        let Some(set) = files::which(path)? else { return Ok(None) };
+        let files = files::open(path, set)?;
+        let (file, names) = &files.names;
+        let names = names.as_ref().ok_or_else(|| {
+            Error::file(file, format!("the names of {}'s classes are missing; unpack all of its archive", set.name))
+        })?;
+        let classes = if files.pickled { pickled::names(names) } else { lines(names) };
+        let classes = classes.map_err(|why| Error::file(file, format!("no names of {}'s classes: {why}", set.name)))?;
+        if classes.len() != set.classes {
+            let why = format!("{} names; {} has {} classes", classes.len(), set.name, set.classes);
+            return Err(Error::file(file, why));
+        }
+        let paths = match path.is_dir() {
+            true => files.training.iter().chain([&files.test]).map(|(path, _)| path.clone()).collect(),
+            false => vec![path.to_owned()],
+        };
+        let pickled = files.pickled;
+        Ok(Some(NamedCifar {
+            training: Cifar::new(files.training, pickled, set)?,
+            test: Cifar::new(vec![files.test], pickled, set)?,
+            classes,
+            files: paths,
+        }))
+    }
+
+    fn new(files: Vec<(PathBuf, Bytes)>, pickled: bool, set: &Set) -> Result<Cifar> {
         let mut images = Cifar { batches: Vec::new(), starts: vec![0] };
         for (path, bytes) in files {
             let batch = if pickled { Batch::pickled(bytes, set) } else { Batch::binary(bytes, set) };
@@ -69,6 +108,11 @@ impl Cifar {
         let batch = self.starts.partition_point(|&start| start <= index) - 1;
         (&self.batches[batch], index - self.starts[batch])
     }
+}
+
+fn lines(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|why| why.to_string())?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect())
 }
 
 impl Batch {
@@ -205,6 +249,21 @@ mod tests {
         ]
     }
 
+    /// The names of the classes in a file of each version.
+    fn names() -> [(&'static str, &'static str, Vec<u8>); 4] {
+        let names = |count| (0..count).map(|class| format!("class {class}")).collect::<Vec<_>>();
+        let pickle = |key: &str, count| {
+            let dict = std::collections::BTreeMap::from([(key.to_owned(), names(count))]);
+            serde_pickle::to_vec(&dict, serde_pickle::SerOptions::new().proto_v2()).unwrap()
+        };
+        [
+            ("cifar-10-batches-bin", "batches.meta.txt", (names(10).join("\n") + "\n\n").into()),
+            ("cifar-10-batches-py", "batches.meta", pickle("label_names", 10)),
+            ("cifar-100-binary", "fine_label_names.txt", names(100).join("\r\n").into()),
+            ("cifar-100-python", "meta", pickle("fine_label_names", 100)),
+        ]
+    }
+
     /// All four below one directory.
     fn everything() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
@@ -214,6 +273,9 @@ mod tests {
                 std::fs::create_dir_all(&folder).unwrap();
                 std::fs::write(folder.join(name), bytes).unwrap();
             }
+        }
+        for (folder, name, bytes) in names() {
+            std::fs::write(directory.path().join(folder).join(name), bytes).unwrap();
         }
         directory
     }
@@ -230,7 +292,7 @@ mod tests {
             assert_eq!((expected.count(), expected_test.count()), (3 * batches, 3));
             assert_eq!(pixels(&expected_test, 2)[..3], [5, (PLANE / 7) as u8 + 5, (2 * PLANE / 7) as u8 + 5]);
             for folder in folders {
-                let archive = here.join("archive");
+                let archive = here.join("archive.tar.gz");
                 let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(
                     std::fs::File::create(&archive).unwrap(),
                     Default::default(),
@@ -239,6 +301,9 @@ mod tests {
                 builder.into_inner().unwrap().finish().unwrap();
                 for path in [here.join(folder), archive] {
                     let (training, test) = Cifar::open(&path, classes).unwrap();
+                    let named = Cifar::named(&path).unwrap().unwrap();
+                    assert_eq!((named.training.count(), named.test.count()), (3 * batches, 3));
+                    assert_eq!((named.classes.len(), &named.classes[9][..]), (classes, "class 9"));
                     for (found, expected) in [(&training, &expected), (&test, &expected_test)] {
                         let all = |images: &Cifar| {
                             (0..images.count()).map(|i| (images.label(i), pixels(images, i))).collect::<Vec<_>>()
@@ -262,7 +327,16 @@ mod tests {
         );
         let text = error(&here.join("cifar-10-batches-bin"), 100);
         assert!(text.ends_with("CIFAR-10, not CIFAR-100; --set data.kind=cifar10 trains on it"), "{text}");
+        let named = |path: &Path| Cifar::named(path).err().unwrap().to_string();
+        assert!(named(here).ends_with("CIFAR-10 and CIFAR-100 are here; name the directory of one"));
+        let names = here.join("cifar-100-binary/fine_label_names.txt");
+        std::fs::write(&names, "apple\nbear\n").unwrap();
+        assert!(named(&here.join("cifar-100-binary")).ends_with("names.txt: 2 names; CIFAR-100 has 100 classes"));
+        std::fs::remove_file(&names).unwrap();
+        let why = "names.txt: the names of CIFAR-100's classes are missing; unpack all of its archive";
+        assert!(named(&here.join("cifar-100-binary")).ends_with(why));
         let empty = tempfile::tempdir().unwrap();
+        assert!(Cifar::named(empty.path()).unwrap().is_none());
         let text = error(empty.path(), 10);
         assert!(text.contains("no CIFAR-10 here; wanted is the directory of data_batch_1.bin or of data_batch_1, or"));
         assert!(text.ends_with("as it is given out at https://www.cs.toronto.edu/~kriz/cifar.html"), "{text}");

@@ -9,7 +9,7 @@ mod persons;
 mod resized;
 mod scaled;
 
-pub use cifar::Cifar;
+pub use cifar::{Cifar, NamedCifar};
 pub use class_images::ClassImages;
 pub use encoded::{Encoded, EncodedImages, Fit};
 pub use glyph_images::GlyphImages;

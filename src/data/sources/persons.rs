@@ -77,17 +77,14 @@ mod tests {
             lengths: vec![1; images.len()],
             crc32: vec![crc32fast::hash(&[7]); images.len()],
             labels: images.iter().map(|(person, ..)| label(person)).collect(),
-            names: (0..images.len()).map(|index| index.to_string()).collect(),
             identities,
             cameras_and_splits: with_cameras.then_some(cameras_and_splits),
             subsets: None,
         };
         let (bytes, path) = (directory.path().join("bytes"), directory.path().join("persons.h5"));
         fs::write(&bytes, vec![7; images.len()]).unwrap();
-        write(&path, &content, &File::open(&bytes).unwrap(), std::slice::from_ref(&(0..images.len() as u64)), &|| {
-            Ok(())
-        })
-        .unwrap();
+        let (bytes, whole) = (File::open(&bytes).unwrap(), 0..images.len() as u64);
+        write(&path, &content, &|index| index.to_string(), &bytes, std::slice::from_ref(&whole), &|| Ok(())).unwrap();
         Persons::open(&path)
     }
 

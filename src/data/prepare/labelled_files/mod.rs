@@ -1,103 +1,110 @@
 //! Image files of classes, to be packed for classification: a directory per class (`tree`), or a list of files (`list`).
 
+mod found;
 mod list;
+#[cfg(test)]
+mod tests;
 mod tree;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::source::{ImageRead, Source, absolute, file_stamp, read_file};
+use crate::data::listing;
 use crate::data::packed::Subset;
 use crate::error::{Error, Result};
+use found::Found;
 
-/// Image files below `root`, each of a class and a subset.
+/// What subsets are called, in directories and lists.
+const SUBSETS: [(&str, Subset); 8] = [
+    ("train", Subset::Train),
+    ("training", Subset::Train),
+    ("val", Subset::Validation),
+    ("valid", Subset::Validation),
+    ("validation", Subset::Validation),
+    ("dev", Subset::Validation),
+    ("test", Subset::Test),
+    ("testing", Subset::Test),
+];
+
+/// Image files below `root`, each of a class and a subset. Takes a path's bytes and 13 more for each.
 pub struct LabelledFiles {
     root: PathBuf,
     /// The directory or list that named them.
     origin: PathBuf,
-    /// In the order of their names.
-    classes: Vec<String>,
-    images: Vec<File>,
-    ignored: Vec<(String, String)>,
-    /// Directories of classes without images.
-    empty: Vec<String>,
+    found: Found,
 }
 
-struct File {
-    /// Below the root.
-    path: PathBuf,
-    class: u32,
-    subset: Subset,
-}
-
-/// What was found, with classes by their names.
-#[derive(Default)]
-struct Found {
-    images: Vec<(PathBuf, String, Subset)>,
-    ignored: Vec<(String, String)>,
-    empty: Vec<String>,
+fn subset_named(name: &str) -> Option<Subset> {
+    SUBSETS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|&(_, subset)| subset)
 }
 
 impl LabelledFiles {
     /// A directory: of a directory per class, or of `train`, `test` and `val` (also `valid`, `validation`) with these. A
-    /// file: a list in CSV or TSV. Reads no image.
+    /// file: a list, CSV or TSV. Reads no image.
     ///
     /// Errors: what can't be listed; no images; one class; classes that are tested and not trained on; in a list, rows
     /// without a path or a label, unknown subsets, a file named twice.
     pub fn open(source: &Path) -> Result<LabelledFiles> {
-        match source.is_dir() {
-            true => LabelledFiles::new(source, source, tree::find(source)?),
-            false => LabelledFiles::new(source.parent().unwrap_or(Path::new("")), source, list::find(source)?),
-        }
+        let (root, found) = match source.is_dir() {
+            true => (source, tree::find(source)?),
+            false => (source.parent().unwrap_or(Path::new("")), list::find(source)?),
+        };
+        check_classes(&found, source)?;
+        Ok(LabelledFiles { root: root.to_owned(), origin: source.to_owned(), found })
     }
 
-    fn new(root: &Path, origin: &Path, found: Found) -> Result<LabelledFiles> {
-        let Found { images, ignored, empty } = found;
-        let of = |subset| {
-            let names = images.iter().filter(move |image| image.2 == subset).map(|image| image.1.clone());
-            names.collect::<std::collections::BTreeSet<String>>()
-        };
-        let trained = of(Subset::Train);
-        for (subset, word) in [(Subset::Validation, "validation"), (Subset::Test, "test")] {
-            let unknown: Vec<String> = of(subset).difference(&trained).cloned().collect();
-            if let [first, ..] = &unknown[..] {
-                let why = format!("{} {word} classes have no image to train on, such as {first:?}", unknown.len());
-                return Err(Error::file(origin, why));
-            }
-        }
-        if let 0 | 1 = trained.len() {
-            let why = format!("{} class(es) of images to train on: classification wants two or more", trained.len());
+    fn is_list(&self) -> bool {
+        self.root != self.origin
+    }
+}
+
+/// Warns of classes whose names differ by case alone. Errors: fewer than two to train on; others that are tested.
+fn check_classes(found: &Found, origin: &Path) -> Result<()> {
+    let counts = found.counts();
+    for (subset, word) in [(Subset::Validation, "validation"), (Subset::Test, "test")] {
+        let untrained = |counts: &[usize; 3]| counts[Subset::Train as usize] == 0 && counts[subset as usize] > 0;
+        if let Some(first) = counts.iter().position(untrained) {
+            let (count, name) = (counts.iter().filter(|counts| untrained(counts)).count(), &found.names[first]);
+            let what = if count == 1 { "class has" } else { "classes have" };
+            let why = format!(
+                "{count} {word} {what} no image to train on, such as {name:?}; add some, or leave the {word} images of such \
+                 classes out"
+            );
             return Err(Error::file(origin, why));
         }
-        let classes: Vec<String> = trained.into_iter().collect();
-        let number = |class: &String| classes.binary_search(class).expect("every class is trained on") as u32;
-        let images = images.iter().map(|(path, class, subset)| File {
-            path: path.clone(),
-            class: number(class),
-            subset: *subset,
-        });
-        Ok(LabelledFiles {
-            root: root.to_owned(),
-            origin: origin.to_owned(),
-            images: images.collect(),
-            classes,
-            ignored,
-            empty,
-        })
     }
+    if found.names.len() < 2 {
+        let names = found.names.join(", ");
+        let why = format!("one class of images to train on ({names}): classification wants two or more");
+        return Err(Error::file(origin, why));
+    }
+    let mut spelled: HashMap<String, &String> = HashMap::new();
+    for name in &found.names {
+        if let Some(other) = spelled.insert(name.to_lowercase(), name) {
+            log::warn!("the classes {other:?} and {name:?} differ by case alone; they stay two");
+        }
+    }
+    Ok(())
 }
 
 impl Source for LabelledFiles {
     fn count(&self) -> usize {
-        self.images.len()
+        self.found.count()
     }
 
     fn name(&self, index: usize) -> String {
-        self.images[index].path.to_string_lossy().into_owned()
+        self.found.path(index).to_string_lossy().into_owned()
     }
 
     fn read(&self, index: usize) -> Result<ImageRead<'_>> {
-        let File { path, class, .. } = &self.images[index];
-        read_file(&self.root, path, *class)
+        read_file(&self.root, self.found.path(index), self.found.class(index))
+    }
+
+    /// What a list names has not been looked at yet.
+    fn look(&self, index: usize) -> (Option<u32>, Option<String>) {
+        let why = self.is_list().then(|| listing::look(&self.root.join(self.found.path(index))).err()).flatten();
+        (Some(self.found.class(index)), why)
     }
 
     fn origin(&self) -> String {
@@ -105,165 +112,31 @@ impl Source for LabelledFiles {
     }
 
     fn stamp(&self, index: usize) -> String {
-        let File { path, class, subset } = &self.images[index];
-        format!("{} {class} {}", file_stamp(&self.root.join(path)), *subset as u8)
+        let (class, subset) = (self.found.class(index), self.found.subset(index));
+        format!("{} {class} {}", file_stamp(&self.root.join(self.found.path(index))), subset as u8)
     }
 
     fn identity(&self, number: u32) -> String {
-        self.classes[number as usize].clone()
+        self.found.names[number as usize].clone()
+    }
+
+    fn identities(&self) -> &'static str {
+        "classes"
     }
 
     fn has_identity(&self, name: &str) -> bool {
-        self.classes.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+        self.found.names.iter().any(|known| known == name)
     }
 
     fn subset(&self, index: usize) -> Option<Subset> {
-        Some(self.images[index].subset)
+        Some(self.found.subset(index))
     }
 
     fn ignored(&self) -> &[(String, String)] {
-        &self.ignored
+        &self.found.ignored
     }
 
     fn empty_identities(&self) -> &[String] {
-        &self.empty
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn tree_of(files: &[&str]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match file.ends_with('/') {
-                true => fs::create_dir_all(path).unwrap(),
-                false => fs::write(path, file).unwrap(),
-            }
-        }
-        root
-    }
-
-    fn all(found: &LabelledFiles) -> Vec<(String, String, Subset)> {
-        let image = |index| {
-            let ImageRead { identity, bytes } = found.read(index).unwrap();
-            assert_eq!(*bytes.unwrap(), *found.name(index).as_bytes(), "each file holds its name");
-            (found.name(index), found.identity(identity.unwrap()), found.subset(index).unwrap())
-        };
-        (0..found.count()).map(image).collect()
-    }
-
-    fn image(path: &str, class: &str, subset: Subset) -> (String, String, Subset) {
-        (path.into(), class.into(), subset)
-    }
-
-    fn error(source: &Path) -> String {
-        LabelledFiles::open(source).err().unwrap().to_string()
-    }
-
-    #[test]
-    fn a_directory_is_a_class_with_all_below_it() {
-        let root = tree_of(&["b/2.png", "b/deep/1.jpg", "a/x.Pgm", "a/notes.txt", "list.csv", "empty/", "train/9.jpg"]);
-        let found = LabelledFiles::open(root.path()).unwrap();
-        let train = |path, class| image(path, class, Subset::Train);
-        // a class may be called train, if there is nothing to test beside it
-        let expected =
-            [train("a/x.Pgm", "a"), train("b/2.png", "b"), train("b/deep/1.jpg", "b"), train("train/9.jpg", "train")];
-        assert_eq!(all(&found), expected);
-        assert_eq!(found.empty_identities(), ["empty"]);
-        let ignored: Vec<_> = found.ignored().iter().map(|(name, why)| (&name[..], &why[..])).collect();
-        let expected =
-            [("a/notes.txt", "not an image by its extension"), ("list.csv", "not in the directory of a class")];
-        assert_eq!(ignored, expected);
-    }
-
-    #[test]
-    fn subsets_are_directories_around_the_classes() {
-        let root = tree_of(&["train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg", "test/b/3.jpg", "other/a/1.jpg"]);
-        let found = LabelledFiles::open(root.path()).unwrap();
-        let expected = [
-            image("train/a/1.jpg", "a", Subset::Train),
-            image("train/b/1.jpg", "b", Subset::Train),
-            image("valid/a/2.jpg", "a", Subset::Validation),
-            image("test/b/3.jpg", "b", Subset::Test),
-        ];
-        assert_eq!(all(&found), expected);
-        assert_eq!(found.ignored(), [("other".to_owned(), "neither train nor val nor test".to_owned())]);
-    }
-
-    #[test]
-    fn tiny_imagenets_validation_set_has_a_list() {
-        let root =
-            tree_of(&["train/n1/images/a.JPEG", "train/n2/images/b.JPEG", "val/images/v0.JPEG", "val/images/v1.JPEG"]);
-        let list = root.path().join("val/val_annotations.txt");
-        fs::write(&list, "v0.JPEG\tn2\t0\t32\t44\t62\nv1.JPEG\tn1\t52\t55\t57\t59\n").unwrap();
-        let found = LabelledFiles::open(root.path()).unwrap();
-        let expected = [
-            image("train/n1/images/a.JPEG", "n1", Subset::Train),
-            image("train/n2/images/b.JPEG", "n2", Subset::Train),
-            image("val/images/v0.JPEG", "n2", Subset::Validation),
-            image("val/images/v1.JPEG", "n1", Subset::Validation),
-        ];
-        assert_eq!(all(&found), expected);
-        fs::write(&list, "v0.JPEG\tn2\nv1.JPEG\n").unwrap();
-        assert!(
-            error(root.path()).ends_with("val/val_annotations.txt: line 2: a file and its class, with a tab between")
-        );
-    }
-
-    #[test]
-    fn trees_that_are_no_data_to_classify_are_refused() {
-        let one = tree_of(&["a/1.jpg", "empty/"]);
-        assert!(error(one.path()).ends_with("1 class(es) of images to train on: classification wants two or more"));
-        let none = tree_of(&["1.jpg"]);
-        assert!(error(none.path()).contains("no images; wanted are files *.jpg, *.jpeg"), "{}", error(none.path()));
-        let untrained = tree_of(&["train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg", "test/d/1.jpg"]);
-        assert!(error(untrained.path()).ends_with("2 test classes have no image to train on, such as \"c\""));
-        assert!(
-            error(&none.path().join("missing.csv")).ends_with("missing.csv: No such file or directory (os error 2)")
-        );
-    }
-
-    #[test]
-    fn lists_name_files_classes_and_subsets() {
-        let root = tree_of(&["x/1.jpg", "x/2.jpg", "y, z/3.jpg"]);
-        let list = |name: &str, text: &str| {
-            let path = root.path().join(name);
-            fs::write(&path, text).unwrap();
-            path
-        };
-        let expected = [
-            image("x/1.jpg", "cat", Subset::Train),
-            image("x/2.jpg", "7", Subset::Train),
-            image("y, z/3.jpg", "cat", Subset::Test),
-        ];
-        let with_header = "id,split,label,path\n1,train,cat,x/1.jpg\n2,training,7,x/2.jpg\n3,test,cat,\"y, z/3.jpg\"\n";
-        let tabs =
-            "\u{feff}image\tclass\tsubset\r\nx/1.jpg\tcat\ttrain\r\nx/2.jpg\t7\ttrain\r\ny, z/3.jpg\tcat\ttest\r\n";
-        let without_header = "x/1.jpg,cat,train\nx/2.jpg,7,train\n\"y, z/3.jpg\",cat,test\n";
-        for path in [list("a.csv", with_header), list("b.tsv", tabs), list("c.csv", without_header)] {
-            assert_eq!(all(&LabelledFiles::open(&path).unwrap()), expected, "{}", path.display());
-        }
-        let refused = |text: &str| error(&list("bad.csv", text));
-        let header = "path,label,split\n";
-        for (text, why) in [
-            ("", "no images"),
-            (
-                "what,else\nx/1.jpg,cat\n",
-                "line 1: its columns are what, else; wanted are path and label, and split if there is one",
-            ),
-            ("path,label,split\nx/1.jpg,cat,later\n", "line 2: the split \"later\"; there are train, val and test"),
-            ("path,label,split\nx/1.jpg,,train\n", "line 2: no label"),
-            ("path,label,split\nx/1.jpg,cat,train\nx/1.jpg,cat,test\n", "line 3: x/1.jpg, which line 2 names already"),
-            ("path,label,split\nx/1.jpg,cat\n", "line 2: 2 columns instead of 3"),
-        ] {
-            assert!(refused(text).contains(why), "{text:?}: {}", refused(text));
-        }
-        assert!(refused(header).contains("no images"));
+        &self.found.empty
     }
 }

@@ -32,6 +32,8 @@ pub struct Version {
     archive: &'static str,
     training: &'static [&'static str],
     test: &'static str,
+    /// The file with the names of the classes.
+    names: &'static str,
 }
 
 pub const CIFAR10: Set = Set {
@@ -43,12 +45,14 @@ pub const CIFAR10: Set = Set {
         archive: "cifar-10-binary.tar.gz",
         training: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: "test_batch.bin",
+        names: "batches.meta.txt",
     },
     python: Version {
         directory: "cifar-10-batches-py",
         archive: "cifar-10-python.tar.gz",
         training: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
         test: "test_batch",
+        names: "batches.meta",
     },
     labels: 1,
     key: "labels",
@@ -65,12 +69,14 @@ pub const CIFAR100: Set = Set {
         archive: "cifar-100-binary.tar.gz",
         training: &["train.bin"],
         test: "test.bin",
+        names: "fine_label_names.txt",
     },
     python: Version {
         directory: "cifar-100-python",
         archive: "cifar-100-python.tar.gz",
         training: &["train"],
         test: "test",
+        names: "meta",
     },
     labels: 2,
     key: "fine_labels",
@@ -108,6 +114,8 @@ pub struct Files {
     /// With the paths for messages; within an archive, behind its own.
     pub training: Vec<(PathBuf, Bytes)>,
     pub test: (PathBuf, Bytes),
+    /// The names of the classes, if they are there: what is trained on directly needs none.
+    pub names: (PathBuf, Option<Bytes>),
     /// The Python version.
     pub pickled: bool,
 }
@@ -125,7 +133,9 @@ pub fn open(path: &Path, set: &Set) -> Result<Files> {
         if let Some(directory) = directories.into_iter().find(|directory| version.begun(directory)) {
             let map = |name: &&str| Ok((directory.join(name), map(&directory.join(name))?));
             let training = version.training.iter().map(map).collect::<Result<_>>()?;
-            return Ok(Files { training, test: map(&version.test)?, pickled });
+            let names = directory.join(version.names);
+            let names = (names.clone(), if names.is_file() { Some(self::map(&names)?) } else { None });
+            return Ok(Files { training, test: map(&version.test)?, names, pickled });
         }
         let archive = path.join(version.archive);
         if archive.is_file() {
@@ -141,16 +151,51 @@ pub fn open(path: &Path, set: &Set) -> Result<Files> {
     Err(Error::file(path, format!("no {} here; {}", set.name, set.wanted())))
 }
 
+/// Which of the two is in `path`, a directory or an archive. Errors: both are; an archive of something else.
+pub fn which(path: &Path) -> Result<Option<&'static Set>> {
+    let is_there = |set: &Set| {
+        let versions = [&set.binary, &set.python];
+        versions.iter().any(|version| {
+            version.begun(path) || version.begun(&path.join(version.directory)) || path.join(version.archive).is_file()
+        })
+    };
+    if path.is_dir() {
+        return match (is_there(&CIFAR10), is_there(&CIFAR100)) {
+            (true, true) => Err(Error::file(path, "CIFAR-10 and CIFAR-100 are here; name the directory of one")),
+            (true, false) => Ok(Some(&CIFAR10)),
+            (false, true) => Ok(Some(&CIFAR100)),
+            (false, false) => Ok(None),
+        };
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if ![".gz", ".tgz"].iter().any(|extension| name.ends_with(extension)) {
+        return Ok(None);
+    }
+    let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
+    let wrong = |why: std::io::Error| Error::file(path, format!("can't be read as .tar.gz: {why}"));
+    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
+    for entry in archive.entries().map_err(wrong)? {
+        let entry = entry.map_err(wrong)?;
+        let name = entry.path().map_err(wrong)?.file_name().map(|name| name.to_string_lossy().into_owned());
+        let is_batch = |version: &Version| version.batches().any(|batch| Some(batch) == name.as_deref());
+        let found = [&CIFAR10, &CIFAR100].into_iter().find(|set| is_batch(&set.binary) || is_batch(&set.python));
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Err(Error::file(path, "an archive without CIFAR-10 or CIFAR-100; unpack it and name its directory"))
+}
+
 fn other_set(set: &Set, other: &Set) -> String {
     format!("{}, not {}; --set data.kind={} trains on it", other.name, set.name, other.kind)
 }
 
 impl Version {
     fn begun(&self, directory: &Path) -> bool {
-        self.names().any(|name| directory.join(name).is_file())
+        self.batches().any(|name| directory.join(name).is_file())
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    fn batches(&self) -> impl Iterator<Item = &'static str> {
         self.training.iter().copied().chain([self.test])
     }
 }
@@ -181,7 +226,8 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
     let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
     let (mut found, mut seen) = (HashMap::new(), HashSet::new());
     let versions = [&set.binary, &set.python];
-    let wanted = |name: &str| versions.iter().any(|version| version.names().any(|wanted| wanted == name));
+    let wanted =
+        |name: &str| versions.iter().any(|version| version.names == name || version.batches().any(|it| it == name));
     let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
     for entry in archive.entries().map_err(wrong)? {
         let mut entry = entry.map_err(wrong)?;
@@ -195,7 +241,7 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
         entry.read_to_end(&mut bytes).map_err(wrong)?;
         found.insert(name, bytes);
     }
-    let complete = |version: &Version| version.names().all(|name| seen.contains(name));
+    let complete = |version: &Version| version.batches().all(|name| seen.contains(name));
     let Some(pickled) = versions.iter().position(|version| complete(version)) else {
         let other = set.other();
         let why = match complete(&other.binary) || complete(&other.python) {
@@ -204,9 +250,11 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
         };
         return Err(Error::file(path, why));
     };
+    let version = versions[pickled];
+    let names = (path.join(version.names), found.remove(version.names).map(Bytes::Read));
     let mut take = |name: &str| (path.join(name), Bytes::Read(found.remove(name).unwrap_or_default()));
-    let training = versions[pickled].training.iter().map(|name| take(name)).collect();
-    Ok(Files { training, test: take(versions[pickled].test), pickled: pickled == 1 })
+    let training = version.training.iter().map(|name| take(name)).collect();
+    Ok(Files { training, test: take(version.test), names, pickled: pickled == 1 })
 }
 
 /// Bytes of a record of the binary version.
