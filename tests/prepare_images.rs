@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Cursor;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -324,4 +325,31 @@ fn a_full_disk_loses_nothing_that_is_done() {
     assert_code(&amlfs(&[&command[..], &[&straight]].concat()), 0);
     let [one, other] = [&out, &straight].map(|file| Packed::open(Path::new(file)).unwrap());
     assert!((0..200).all(|index| one.stored(index).unwrap() == other.stored(index).unwrap()));
+}
+
+#[test]
+fn what_may_not_be_read_is_named_a_directory_ends_it_and_a_file_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let (root, out) = (here.join("tree"), path(here, "out.h5"));
+    tree(&root, &["a", "b"]);
+    let forbid =
+        |name: &str, mode: u32| fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    let source = root.display().to_string();
+    // root reads everything unless it gives that right away
+    // SAFETY: asks for a number
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let without = ["--bounding-set=-dac_override,-dac_read_search", AMLFS];
+    let prepare = || {
+        let mut command = if is_root { Command::new("setpriv") } else { Command::new(AMLFS) };
+        command.args(if is_root { &without[..] } else { &[] });
+        finish(command.args(["prepare", "images", &source, "--out", &out, "--max-skipped=0.1"]))
+    };
+    forbid("b", 0o000);
+    assert_error(&prepare(), 1, "tree/b: can't be listed: Permission denied");
+    forbid("b", 0o755);
+    forbid("a/3.png", 0o000);
+    assert_says(&prepare(), "9 images of 2 classes");
+    let skipped = fs::read_to_string(format!("{out}.skipped.csv")).unwrap();
+    assert!(skipped.contains("a/3.png,can't be read: Permission denied"), "{skipped}");
 }
