@@ -53,9 +53,6 @@ fn cifar100(directory: &Path, each: u8) {
     };
     fs::write(directory.join("train.bin"), records(0..each)).unwrap();
     fs::write(directory.join("test.bin"), records(each..each + 1)).unwrap();
-    let names: Vec<String> = (0..100).map(|class| format!("thing {class}")).collect();
-    fs::write(directory.join("fine_label_names.txt"), names.join("\n") + "\n").unwrap();
-    fs::write(directory.join("coarse_label_names.txt"), "not wanted\n").unwrap();
 }
 
 #[test]
@@ -68,10 +65,10 @@ fn cifar_is_packed_raw_with_its_subsets_and_names_and_a_small_network_trains_on_
     assert_error(&refused, 1, "cifar-100-binary: CIFAR's images are stored raw; leave --resize out, or take --raw HxW");
     let told = prepare(&source, &out, &[]);
     assert_says(&told, "cifar.h5: 400 images of 100 classes");
-    assert_says(&told, "to train on: 300 images of 100 classes, imbalance 1.0 (thing 0 3, thing 1 3, thing 2 3 ...");
+    assert_says(&told, "to train on: 300 images of 100 classes, imbalance 1.0 (apple 3, aquarium_fish 3, baby 3 ...");
     assert_says(&told, "test: 100 images of 100 classes");
     let packed = Packed::open(Path::new(&out)).unwrap();
-    assert_eq!((packed.size(), &packed.identities()[17][..]), ((32, 32), "thing 17"));
+    assert_eq!((packed.size(), &packed.identities()[17][..]), ((32, 32), "castle"));
     assert_eq!((packed.label(217), packed.subsets().unwrap()[217]), (17, Subset::Train));
     assert_eq!((packed.label(399), packed.subsets().unwrap()[399]), (99, Subset::Test));
     assert_eq!(packed.stored(217).unwrap()[..3], [17, 2, 9]);
@@ -107,10 +104,6 @@ fn cifar_is_packed_raw_with_its_subsets_and_names_and_a_small_network_trains_on_
     assert_code(&finish(&mut mpirun(1, &settings)), 0);
     let found = final_without_timings(&here.join("run"));
     assert!(found.test.iter().any(|(name, value)| name == "top5" && (0.0..=1.0).contains(value)), "{:?}", found.test);
-
-    fs::remove_file(source.join("fine_label_names.txt")).unwrap();
-    let why = "fine_label_names.txt: the names of CIFAR-100's classes are missing; unpack all of its archive";
-    assert_error(&prepare(&source, &path(here, "nameless.h5"), &[]), 1, why);
 }
 
 #[test]

@@ -58,20 +58,10 @@ impl Cifar {
 
     /// Whichever of the two is at `path` (CIFAR-100 with its fine labels), with the names of its classes. `None`: neither.
     ///
-    /// Errors: those of `open`; both are there; the names of the classes are missing, or not as many as there are classes.
+    /// Errors: those of `open`; both are there.
     pub fn named(path: &Path) -> Result<Option<NamedCifar>> {
         let Some(set) = files::which(path)? else { return Ok(None) };
         let files = files::open(path, set)?;
-        let (file, names) = &files.names;
-        let names = names.as_ref().ok_or_else(|| {
-            Error::file(file, format!("the names of {}'s classes are missing; unpack all of its archive", set.name))
-        })?;
-        let classes = if files.pickled { pickled::names(names) } else { lines(names) };
-        let classes = classes.map_err(|why| Error::file(file, format!("no names of {}'s classes: {why}", set.name)))?;
-        if classes.len() != set.classes {
-            let why = format!("{} names; {} has {} classes", classes.len(), set.name, set.classes);
-            return Err(Error::file(file, why));
-        }
         let paths = match path.is_dir() {
             true => files.training.iter().chain([&files.test]).map(|(path, _)| path.clone()).collect(),
             false => vec![path.to_owned()],
@@ -80,7 +70,7 @@ impl Cifar {
         Ok(Some(NamedCifar {
             training: Cifar::new(files.training, pickled, set)?,
             test: Cifar::new(vec![files.test], pickled, set)?,
-            classes,
+            classes: Cifar::names(set.classes),
             files: paths,
         }))
     }
@@ -108,11 +98,6 @@ impl Cifar {
         let batch = self.starts.partition_point(|&start| start <= index) - 1;
         (&self.batches[batch], index - self.starts[batch])
     }
-}
-
-fn lines(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|why| why.to_string())?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect())
 }
 
 impl Batch {
@@ -249,21 +234,6 @@ mod tests {
         ]
     }
 
-    /// The names of the classes in a file of each version.
-    fn names() -> [(&'static str, &'static str, Vec<u8>); 4] {
-        let names = |count| (0..count).map(|class| format!("class {class}")).collect::<Vec<_>>();
-        let pickle = |key: &str, count| {
-            let dict = std::collections::BTreeMap::from([(key.to_owned(), names(count))]);
-            serde_pickle::to_vec(&dict, serde_pickle::SerOptions::new().proto_v2()).unwrap()
-        };
-        [
-            ("cifar-10-batches-bin", "batches.meta.txt", (names(10).join("\n") + "\n\n").into()),
-            ("cifar-10-batches-py", "batches.meta", pickle("label_names", 10)),
-            ("cifar-100-binary", "fine_label_names.txt", names(100).join("\r\n").into()),
-            ("cifar-100-python", "meta", pickle("fine_label_names", 100)),
-        ]
-    }
-
     /// All four below one directory.
     fn everything() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
@@ -273,9 +243,6 @@ mod tests {
                 std::fs::create_dir_all(&folder).unwrap();
                 std::fs::write(folder.join(name), bytes).unwrap();
             }
-        }
-        for (folder, name, bytes) in names() {
-            std::fs::write(directory.path().join(folder).join(name), bytes).unwrap();
         }
         directory
     }
@@ -303,7 +270,7 @@ mod tests {
                     let (training, test) = Cifar::open(&path, classes).unwrap();
                     let named = Cifar::named(&path).unwrap().unwrap();
                     assert_eq!((named.training.count(), named.test.count()), (3 * batches, 3));
-                    assert_eq!((named.classes.len(), &named.classes[9][..]), (classes, "class 9"));
+                    assert_eq!(named.classes, Cifar::names(classes));
                     for (found, expected) in [(&training, &expected), (&test, &expected_test)] {
                         let all = |images: &Cifar| {
                             (0..images.count()).map(|i| (images.label(i), pixels(images, i))).collect::<Vec<_>>()
@@ -329,12 +296,6 @@ mod tests {
         assert!(text.ends_with("CIFAR-10, not CIFAR-100; --set data.kind=cifar10 trains on it"), "{text}");
         let named = |path: &Path| Cifar::named(path).err().unwrap().to_string();
         assert!(named(here).ends_with("CIFAR-10 and CIFAR-100 are here; name the directory of one"));
-        let names = here.join("cifar-100-binary/fine_label_names.txt");
-        std::fs::write(&names, "apple\nbear\n").unwrap();
-        assert!(named(&here.join("cifar-100-binary")).ends_with("names.txt: 2 names; CIFAR-100 has 100 classes"));
-        std::fs::remove_file(&names).unwrap();
-        let why = "names.txt: the names of CIFAR-100's classes are missing; unpack all of its archive";
-        assert!(named(&here.join("cifar-100-binary")).ends_with(why));
         let empty = tempfile::tempdir().unwrap();
         assert!(Cifar::named(empty.path()).unwrap().is_none());
         let text = error(empty.path(), 10);

@@ -32,8 +32,6 @@ pub struct Version {
     archive: &'static str,
     training: &'static [&'static str],
     test: &'static str,
-    /// The file with the names of the classes.
-    names: &'static str,
 }
 
 pub const CIFAR10: Set = Set {
@@ -45,14 +43,12 @@ pub const CIFAR10: Set = Set {
         archive: "cifar-10-binary.tar.gz",
         training: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: "test_batch.bin",
-        names: "batches.meta.txt",
     },
     python: Version {
         directory: "cifar-10-batches-py",
         archive: "cifar-10-python.tar.gz",
         training: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
         test: "test_batch",
-        names: "batches.meta",
     },
     labels: 1,
     key: "labels",
@@ -69,14 +65,12 @@ pub const CIFAR100: Set = Set {
         archive: "cifar-100-binary.tar.gz",
         training: &["train.bin"],
         test: "test.bin",
-        names: "fine_label_names.txt",
     },
     python: Version {
         directory: "cifar-100-python",
         archive: "cifar-100-python.tar.gz",
         training: &["train"],
         test: "test",
-        names: "meta",
     },
     labels: 2,
     key: "fine_labels",
@@ -114,8 +108,6 @@ pub struct Files {
     /// With the paths for messages; within an archive, behind its own.
     pub training: Vec<(PathBuf, Bytes)>,
     pub test: (PathBuf, Bytes),
-    /// The names of the classes, if they are there: what is trained on directly needs none.
-    pub names: (PathBuf, Option<Bytes>),
     /// The Python version.
     pub pickled: bool,
 }
@@ -133,9 +125,7 @@ pub fn open(path: &Path, set: &Set) -> Result<Files> {
         if let Some(directory) = directories.into_iter().find(|directory| version.begun(directory)) {
             let map = |name: &&str| Ok((directory.join(name), map(&directory.join(name))?));
             let training = version.training.iter().map(map).collect::<Result<_>>()?;
-            let names = directory.join(version.names);
-            let names = (names.clone(), if names.is_file() { Some(self::map(&names)?) } else { None });
-            return Ok(Files { training, test: map(&version.test)?, names, pickled });
+            return Ok(Files { training, test: map(&version.test)?, pickled });
         }
         let archive = path.join(version.archive);
         if archive.is_file() {
@@ -226,8 +216,7 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
     let file = File::open(path).map_err(|why| Error::file(path, format!("can't be opened: {why}")))?;
     let (mut found, mut seen) = (HashMap::new(), HashSet::new());
     let versions = [&set.binary, &set.python];
-    let wanted =
-        |name: &str| versions.iter().any(|version| version.names == name || version.batches().any(|it| it == name));
+    let wanted = |name: &str| versions.iter().any(|version| version.batches().any(|it| it == name));
     let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
     for entry in archive.entries().map_err(wrong)? {
         let mut entry = entry.map_err(wrong)?;
@@ -251,10 +240,9 @@ fn open_archive(path: &Path, set: &Set) -> Result<Files> {
         return Err(Error::file(path, why));
     };
     let version = versions[pickled];
-    let names = (path.join(version.names), found.remove(version.names).map(Bytes::Read));
     let mut take = |name: &str| (path.join(name), Bytes::Read(found.remove(name).unwrap_or_default()));
     let training = version.training.iter().map(|name| take(name)).collect();
-    Ok(Files { training, test: take(version.test), names, pickled: pickled == 1 })
+    Ok(Files { training, test: take(version.test), pickled: pickled == 1 })
 }
 
 /// Bytes of a record of the binary version.

@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use serde::Deserialize;
-
 type Parsed<T> = std::result::Result<T, String>;
 
 /// Where a batch's pixels are in the file, and its labels.
@@ -107,17 +105,6 @@ pub fn parse(bytes: &[u8], image: usize, key: &str) -> Parsed<Pickled> {
         return Err(format!("{} images, but {} {key}", pixels.len() / image, labels.len()));
     }
     Ok(Pickled { pixels, fortran, labels })
-}
-
-/// The names of the classes in `batches.meta` or `meta`, plain dicts. Error: no such dict.
-pub fn names(bytes: &[u8]) -> Parsed<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Meta {
-        #[serde(alias = "fine_label_names")]
-        label_names: Vec<String>,
-    }
-    let meta: Meta = serde_pickle::from_slice(bytes, Default::default()).map_err(|why| why.to_string())?;
-    Ok(meta.label_names)
 }
 
 /// Whether the numbers that come are labels.
