@@ -5,8 +5,9 @@
 
 torchvision runs twice: with Pillow (`ImageFolder` as it is) and with its own decoder and v2's transforms on tensors
 (`torchvision.io.decode_image`). One core: ours has one loader thread and the main thread pinned to it, torchvision loads
-in its own process (workers = 0) on the same core. All run with the malloc settings that amlfs gives itself. Rounds
-alternate; a round's ratio counts.
+in its own process (workers = 0) on the same core, and seconds are the processor's, which others on the machine don't
+change much. Two cores: seconds of the clock. All run with the malloc settings that amlfs gives itself. Rounds alternate;
+a round's ratio counts.
 
     pip install torch torchvision numpy pillow
     python benches/loader.py --task faces --source ../shared/data/orl-faces.zip
@@ -82,11 +83,12 @@ transform = t.Compose(crop + [t.RandomHorizontalFlip()] + to_tensor + [t.Normali
 own = {} if peer == "Pillow" else {"loader": lambda path: io.decode_image(path, mode=io.ImageReadMode.RGB)}
 folder = datasets.ImageFolder(directory, transform, **own)
 loader = torch.utils.data.DataLoader(folder, batch_size=batch, shuffle=True, num_workers=workers)
-start, count = time.perf_counter(), 0
+clock = time.perf_counter if workers else time.process_time
+start, count = clock(), 0
 for _ in range(passes):
     for images, labels in loader:
         count += len(images)
-print(count / (time.perf_counter() - start))
+print(count / (clock() - start))
 """
 VERSIONS = """
 import PIL, torch, torchvision
@@ -110,6 +112,7 @@ def main():
     program = re.search(r"\((\S*loader-\w+)\)", build.stderr)
     if not program:
         raise SystemExit(build.stderr)
+    amlfs = os.path.join(os.path.dirname(program[1]), "..", "amlfs")
     environment = os.environ | {"GLIBC_TUNABLES": MALLOC}
 
     def run(cores, *command):
@@ -119,14 +122,15 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         tree, packed = os.path.join(directory, "tree"), os.path.join(directory, "packed.h5")
         {"faces": make_faces, "images": make_images}[task](tree, arguments.source, arguments.images)
-        subprocess.run(["target/release/amlfs", "prepare", task, tree, "--out", packed], check=True)
+        subprocess.run([amlfs, "prepare", task, tree, "--out", packed], check=True)
         print(subprocess.run([arguments.python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout.strip())
         print(os.path.getsize(packed) // arguments.images, "bytes per image")
         for cores, threads, workers in [("0", 1, 0), ("0,1", 2, 2)]:
             ratios = {"Pillow": [], "torchvision.io": []}
             for _ in range(arguments.rounds):
                 ours = run(cores, program[1], task, packed, batch, threads, arguments.passes)
-                ours = json.loads(ours)["images_per_second"]
+                ours = json.loads(ours)
+                ours = ours["images"] / ours["seconds" if workers else "cpu_seconds"]
                 line = f"  core(s) {cores}: amlfs {ours:.0f} images/s"
                 for peer in ratios:
                     theirs = [arguments.python, "-W", "ignore", "-c", TORCHVISION, tree, task, peer, batch, workers]

@@ -1,4 +1,5 @@
-//! Batches of a packed file, shuffled, augmented and normalised as training wants them: images per second.
+//! Batches of a packed file, shuffled, augmented and normalised as training wants them: images, and seconds of the clock
+//! and of all cores that they took.
 //! `benches/loader.py` runs it beside torchvision.
 
 use std::path::Path;
@@ -42,16 +43,24 @@ fn main() {
     let crop = dataset.images.size();
     let augment =
         Augment { padding: 0, zoom, crop, mirror: true, erasing: 0.0, fill: [0; 3], seed: 1, epoch: 0, stream: 0 };
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_seconds());
     let mut sum = 0.0;
     for batch in batches(&dataset, shuffled(dataset.len(), count, 1, 0, 0), 0, batch, Some(augment), threads) {
         let images = batch.expect("whole images").images.pixels();
         let normalised = normalisation.apply(&images).permute([0, 3, 1, 2]);
         sum += normalised.double_value(&[0, 0, 0, 0]);
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let rate = count as f64 / seconds;
     println!(
-        "{{\"images\": {count}, \"seconds\": {seconds}, \"images_per_second\": {}, \"sum\": {sum}}}",
-        count as f64 / seconds
+        "{{\"images\": {count}, \"seconds\": {seconds}, \"cpu_seconds\": {cpu}, \"images_per_second\": {rate}, \"sum\": {sum}}}"
     );
+}
+
+/// Of this process, all threads together.
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to `time` alone
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }

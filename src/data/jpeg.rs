@@ -257,7 +257,7 @@ unsafe extern "C-unwind" fn fail(info: &mut jpeg_common_struct) {
 unsafe extern "C-unwind" fn warn(info: &mut jpeg_common_struct, level: i32) {
     // SAFETY: set by `Decoder::new`
     let code = unsafe { (*info.err).msg_code };
-    let harmless = [JWRN_ADOBE_XFORM, JWRN_JFIF_MAJOR, JWRN_BOGUS_ICC].iter().any(|&harmless| harmless as i32 == code);
+    let harmless = [JWRN_ADOBE_XFORM, JWRN_JFIF_MAJOR, JWRN_BOGUS_ICC].contains(&code);
     if level < 0 && !harmless {
         // SAFETY: the same structure
         unsafe { fail(info) };
