@@ -24,6 +24,7 @@ const MARGIN: usize = 2;
 /// libjpeg's JMSG_LENGTH_MAX.
 const MESSAGE_LENGTH: usize = 200;
 const APP1: i32 = 0xE1;
+const JPEG_END: u32 = 0xD9;
 
 /// A JPEG whose header has been read.
 pub struct Jpeg<'a> {
@@ -256,8 +257,13 @@ unsafe extern "C-unwind" fn fail(info: &mut jpeg_common_struct) {
 /// libjpeg's `emit_message`: a level below 0 is a warning. Those that are no damage of the pixels are left out.
 unsafe extern "C-unwind" fn warn(info: &mut jpeg_common_struct, level: i32) {
     // SAFETY: set by `Decoder::new`
-    let code = unsafe { (*info.err).msg_code };
-    let harmless = [JWRN_ADOBE_XFORM, JWRN_JFIF_MAJOR, JWRN_BOGUS_ICC].contains(&code);
+    let errors = unsafe { &*info.err };
+    let harmless = match errors.msg_code {
+        JWRN_ADOBE_XFORM | JWRN_JFIF_MAJOR | JWRN_BOGUS_ICC => true,
+        // so many bytes before this marker: some programs leave a few after the last block
+        JWRN_EXTRANEOUS_DATA => errors.msg_parm._bindgen_data_[1] == JPEG_END,
+        _ => false,
+    };
     if level < 0 && !harmless {
         // SAFETY: the same structure
         unsafe { fail(info) };
@@ -351,6 +357,17 @@ pub mod tests {
                     "{name} {part:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_last_block_change_nothing_and_others_between_markers_are_an_error() {
+        for (name, bytes, expected) in SAMPLES {
+            let with_more = |at: usize| [&bytes[..at], &[0, 0], &bytes[at..]].concat();
+            let pixels = read(&with_more(bytes.len() - 2)).unwrap();
+            assert_eq!(crc32fast::hash(&pixels), expected, "{name}");
+            let scan = bytes.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+            assert!(read(&with_more(scan)).unwrap_err().contains("extraneous bytes"), "{name}");
         }
     }
 
