@@ -157,6 +157,8 @@ pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::data::Rectangle;
+    use crate::data::jpeg::tests as jpegs;
     use image::{GrayImage, Luma, Rgb};
     use proptest::prelude::{ProptestConfig, any as arbitrary, prop, proptest};
 
@@ -313,7 +315,7 @@ pub mod tests {
 
         #[test]
         fn damaged_images_never_cause_a_panic_and_what_can_be_decoded_looks_whole(
-            which in 0..5usize,
+            which in 0..7usize,
             changes in prop::collection::vec((arbitrary::<prop::sample::Index>(), arbitrary::<u8>()), 1..8),
         ) {
             let mut bytes = samples()[which].clone();
@@ -325,10 +327,15 @@ pub mod tests {
                 assert_eq!(looks_whole(&bytes), Ok(()));
             }
             let _ = jpeg_into(&bytes, (33, 47), &mut [0; 33 * 47 * 3]);
+            if let Ok(jpeg) = Jpeg::open(&bytes) {
+                let (height, width) = jpeg.size;
+                let part = Rectangle { top: height / 3, left: width / 3, height: height.div_ceil(2), width: width.div_ceil(2) };
+                let _ = jpeg.read_region(part, 1 << (which % 3));
+            }
         }
     }
 
-    /// JPEG with full and with halved chroma, grey JPEG, PNG, PNM.
+    /// JPEG with full and with halved chroma, grey, progressive and CMYK JPEG, PNG, PNM.
     fn samples() -> &'static [Vec<u8>] {
         static SAMPLES: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();
         SAMPLES.get_or_init(|| {
@@ -345,6 +352,8 @@ pub mod tests {
                 encoded(&grey, ImageFormat::Jpeg),
                 encoded(&image, ImageFormat::Png),
                 encoded(&image, ImageFormat::Pnm),
+                jpegs::SAMPLES[4].1.to_vec(),
+                jpegs::SAMPLES[6].1.to_vec(),
             ]
         })
     }
