@@ -56,8 +56,6 @@ struct Tile {
     best: Vec<Largest>,
     /// For each probe, the score that a distractor must exceed to change anything.
     thresholds: Vec<f32>,
-    /// And what its fast score must exceed.
-    fast_thresholds: Vec<f32>,
 }
 
 /// The number of largest impostor scores that `Identification::verification` needs at this false-accept rate.
@@ -88,7 +86,6 @@ impl Identification {
                 features,
                 best: vec![Largest::new(keep); count],
                 thresholds: vec![f32::NEG_INFINITY; count],
-                fast_thresholds: vec![f32::NEG_INFINITY; count],
             })
         };
         Ok(Identification {

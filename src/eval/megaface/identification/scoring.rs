@@ -49,6 +49,11 @@ struct Taker<'a> {
     members: &'a [bool],
     /// The identification's number.
     number: usize,
+    /// The impostors' threshold, as far as this thread knows.
+    of_all: f32,
+    /// How far each probe's fast scores with the block may be off, and what they must exceed.
+    errors: Vec<f32>,
+    fast_thresholds: Vec<f32>,
 }
 
 /// Scores the CPU block for all of them; see `add_to_all`.
@@ -77,7 +82,14 @@ pub fn add_on_threads(
         impostors.push(Impostors { threshold: AtomicU32::new(top.threshold().to_bits()), top: Mutex::new(top) });
         if members.contains(&true) {
             for (all, tile) in tiles.iter_mut().zip(own) {
-                all.takers.push(Taker { tile, members: &members[..], number });
+                all.takers.push(Taker {
+                    tile,
+                    members: &members[..],
+                    number,
+                    of_all: f32::NEG_INFINITY,
+                    errors: Vec::new(),
+                    fast_thresholds: Vec::new(),
+                });
             }
         }
     }
@@ -130,70 +142,81 @@ impl TileOfAll<'_> {
                 fast = Fast::Single { one_dnn: false };
                 products = fast.products(&features, &probes)?;
             }
-            for taker in &mut self.takers {
-                let (impostors, collected) = (&impostors[taker.number], &mut collected[taker.number]);
-                match &products {
-                    Products::Brain(of) => {
-                        taker.take(numbers::<Brain>(of), p * PIECE, block, fast, impostors, collected)
-                    }
-                    Products::Single(of) => {
-                        taker.take(numbers::<f32>(of), p * PIECE, block, fast, impostors, collected)
-                    }
-                }
+            match &products {
+                Products::Brain(of) => self.take(numbers::<Brain>(of), p * PIECE, block, fast, impostors, collected),
+                Products::Single(of) => self.take(numbers::<f32>(of), p * PIECE, block, fast, impostors, collected),
             }
         }
         Ok(())
     }
-}
 
-impl Taker<'_> {
-    /// Takes what matters of the fast scores [rows, probes] of the block's rows from the `first` on.
+    /// Takes what matters to anyone of the fast scores [rows, probes] of the block's rows from the `first` on.
     fn take<T: Approximate>(
         &mut self,
         scores: &[T],
         first: usize,
         block: &Scored,
         fast: Fast,
-        impostors: &Impostors,
-        collected: &mut Vec<f32>,
+        impostors: &[Impostors],
+        collected: &mut [Vec<f32>],
     ) {
-        let Tile { features, extents, best, thresholds, fast_thresholds, .. } = &mut *self.tile;
-        let (count, dimensions) = (best.len(), block.dimensions);
-        let (distractors, probes) = (numbers::<f32>(&block.features), numbers::<f32>(features));
-        fn row(of: &[f32], row: usize, dimensions: usize) -> &[f32] {
-            &of[row * dimensions..][..dimensions]
+        let dimensions = block.dimensions;
+        let row = |row: usize| row * dimensions..(row + 1) * dimensions;
+        let features = self.takers[0].tile.features.shallow_clone();
+        let (distractors, probes) = (numbers::<f32>(&block.features), numbers::<f32>(&features));
+        for taker in &mut self.takers {
+            taker.look_at(block, fast, &impostors[taker.number]);
         }
-        let below =
-            |probe: usize, threshold: f32| fast.below(threshold, extents[probe].error_with(block.extent, dimensions));
-        let mut of_all = impostors.threshold();
-        for probe in 0..count {
-            thresholds[probe] = best[probe].threshold().min(of_all);
-            fast_thresholds[probe] = below(probe, thresholds[probe]);
-        }
-        for (i, scores) in scores.chunks_exact(count).enumerate().filter(|(i, _)| self.members[first + i]) {
-            let mut groups = groups_above(scores, fast_thresholds);
+        for (i, scores) in scores.chunks_exact(features.size()[0] as usize).enumerate() {
+            let concerned = |taker: &&mut Taker| taker.members[first + i];
+            let groups = |taker: &mut Taker| groups_above(scores, &taker.fast_thresholds);
+            let mut groups = self.takers.iter_mut().filter(concerned).map(groups).fold(0, |all, groups| all | groups);
             while groups != 0 {
                 let start = groups.trailing_zeros() as usize * LANES;
                 groups &= groups - 1;
-                for probe in start..(start + LANES).min(count) {
-                    if scores[probe].value() <= fast_thresholds[probe] {
+                for probe in start..(start + LANES).min(scores.len()) {
+                    let fast_score = scores[probe].value();
+                    let may_matter = |taker: &mut Taker| fast_score > taker.fast_thresholds[probe];
+                    if !self.takers.iter_mut().filter(concerned).any(may_matter) {
                         continue;
                     }
-                    let score = dot(row(distractors, first + i, dimensions), row(probes, probe, dimensions));
-                    if score > thresholds[probe] {
-                        best[probe].push(score);
-                        if score > of_all {
-                            collected.push(score);
-                            if collected.len() == COLLECTED {
-                                of_all = impostors.take(collected);
-                            }
+                    let score = dot(&distractors[row(first + i)], &probes[row(probe)]);
+                    for taker in self.takers.iter_mut().filter(concerned) {
+                        if score > taker.tile.thresholds[probe] {
+                            taker.push(probe, score, &impostors[taker.number], &mut collected[taker.number]);
+                            taker.fast_thresholds[probe] =
+                                fast.below(taker.tile.thresholds[probe], taker.errors[probe]);
                         }
-                        thresholds[probe] = best[probe].threshold().min(of_all);
-                        fast_thresholds[probe] = below(probe, thresholds[probe]);
                     }
                 }
             }
         }
+    }
+}
+
+impl Taker<'_> {
+    /// Takes the impostors' threshold over, as far as it has got.
+    fn look_at(&mut self, block: &Scored, fast: Fast, impostors: &Impostors) {
+        self.of_all = impostors.threshold();
+        let Tile { best, thresholds, extents, .. } = &mut *self.tile;
+        for (threshold, best) in thresholds.iter_mut().zip(best) {
+            *threshold = best.threshold().min(self.of_all);
+        }
+        self.errors = extents.iter().map(|extent| extent.error_with(block.extent, block.dimensions)).collect();
+        let pairs = thresholds.iter().zip(&self.errors);
+        self.fast_thresholds = pairs.map(|(threshold, error)| fast.below(*threshold, *error)).collect();
+    }
+
+    fn push(&mut self, probe: usize, score: f32, impostors: &Impostors, collected: &mut Vec<f32>) {
+        let best = &mut self.tile.best[probe];
+        best.push(score);
+        if score > self.of_all {
+            collected.push(score);
+            if collected.len() == COLLECTED {
+                self.of_all = impostors.take(collected);
+            }
+        }
+        self.tile.thresholds[probe] = best.threshold().min(self.of_all);
     }
 }
 
