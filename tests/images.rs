@@ -54,6 +54,20 @@ fn tree(directory: &Path) -> String {
     tree
 }
 
+/// A row for each image of `tree`, of its class, path and split: every fifth image of a class is tested on.
+fn listed(tree: &str, row: impl Fn(usize, &str, &str) -> String) -> Vec<String> {
+    let mut rows = Vec::new();
+    for class in 0..6 {
+        let mut images: Vec<_> = fs::read_dir(format!("{tree}/class {class}")).unwrap().flatten().collect();
+        images.sort_by_key(|entry| entry.file_name());
+        for (number, image) in images.iter().enumerate() {
+            let file = format!("tree/class {class}/{}", image.file_name().to_str().unwrap());
+            rows.push(row(class, &file, if number % 5 == 0 { "test" } else { "train" }));
+        }
+    }
+    rows
+}
+
 fn packed(directory: &Path, tree: &str, arguments: &[&str]) -> String {
     let file = path(directory, "images.h5");
     assert_code(&amlfs(&[&["prepare", "images", tree, "--out", &file], arguments].concat()), 0);
@@ -96,17 +110,9 @@ fn classes_are_counted_duplicates_named_and_a_baseline_learns_raw_pixels() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
     let (tree, list, file) = (tree(here), path(here, "list.tsv"), path(here, "images.h5"));
-    // every fifth image is tested on, and one of these is trained on as well
+    // one of those that are tested on is trained on as well
     let mut rows = vec!["path\tlabel\tsplit".to_owned()];
-    for class in 0..6 {
-        let mut images: Vec<_> = fs::read_dir(format!("{tree}/class {class}")).unwrap().flatten().collect();
-        images.sort_by_key(|entry| entry.file_name());
-        for (number, image) in images.iter().enumerate() {
-            let name = image.file_name().into_string().unwrap();
-            let split = if number % 5 == 0 { "test" } else { "train" };
-            rows.push(format!("tree/class {class}/{name}\t{class}\t{split}"));
-        }
-    }
+    rows.extend(listed(&tree, |class, file, split| format!("{file}\t{class}\t{split}")));
     fs::copy(first_image(&tree), path(here, "copy.jpg")).unwrap();
     rows.push("copy.jpg\t1\ttrain".into());
     rows.push("missing.jpg\t1\ttrain".into());
@@ -178,17 +184,8 @@ fn predictions_are_those_of_the_test_and_another_files_classes_go_by_their_names
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
     let tree = tree(here);
-    // a fifth of each class is tested on
     let mut rows = vec!["path,label,split".to_owned()];
-    for class in 0..6 {
-        let mut images: Vec<_> = fs::read_dir(format!("{tree}/class {class}")).unwrap().flatten().collect();
-        images.sort_by_key(|entry| entry.file_name());
-        for (number, image) in images.iter().enumerate() {
-            let name = image.file_name().into_string().unwrap();
-            let split = if number % 5 == 0 { "test" } else { "train" };
-            rows.push(format!("tree/class {class}/{name},{class} \"é\",{split}").replace("\"", "'"));
-        }
-    }
+    rows.extend(listed(&tree, |class, file, split| format!("{file},{class} 'é',{split}")));
     let list = path(here, "list.csv");
     fs::write(&list, rows.join("\n")).unwrap();
     let file = path(here, "images.h5");
