@@ -87,7 +87,7 @@ pub fn write_column<T: H5Type>(file: &File, name: &str, values: &[T], units: &st
 }
 
 pub fn write_texts(file: &File, name: &str, texts: &[String], long_name: &str) -> Outcome<()> {
-    write_column(file, name, &as_stored(texts)?, "1", long_name)
+    write_many_texts(file, name, texts.len(), &|index| texts[index].clone(), long_name)
 }
 
 /// Error: a name that HDF5 can't hold.

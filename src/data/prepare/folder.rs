@@ -105,20 +105,11 @@ impl Source for Folder {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
+    use crate::data::prepare::tests::tree_of;
 
     fn folder_of(files: &[&str]) -> (tempfile::TempDir, Result<Folder>) {
-        let root = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match file.ends_with('/') {
-                true => fs::create_dir_all(path).unwrap(),
-                false => fs::write(path, file).unwrap(),
-            }
-        }
+        let root = tree_of(files);
         let folder = Folder::open(root.path());
         (root, folder)
     }

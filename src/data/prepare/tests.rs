@@ -11,6 +11,20 @@ use crate::data::packed::Packed;
 
 const SIZE: (usize, usize) = (112, 96);
 
+/// A directory of these files, each with its own name as content; a name that ends in / is a directory.
+pub fn tree_of(files: &[&str]) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match file.ends_with('/') {
+            true => fs::create_dir_all(path).unwrap(),
+            false => fs::write(path, file).unwrap(),
+        }
+    }
+    root
+}
+
 fn picture(height: u32, width: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([(x + seed) as u8, (y * 2) as u8, (x * y / 64 + seed) as u8]))
 }

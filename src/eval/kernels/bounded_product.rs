@@ -8,6 +8,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{has_one_dnn, product, to_vec};
+
 /// What `dot` adds up side by side.
 const LANES: usize = 32;
 /// Half a unit in the last place of bfloat16, which has 8 bits.

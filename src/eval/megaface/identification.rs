@@ -79,10 +79,10 @@ impl Identification {
         let probes = probes.detach().contiguous();
         let fast = Fast::best(&probes);
         let tile = |features: Tensor| -> Result<Tile> {
-            let count = features.size()[0] as usize;
+            let (count, prepared) = (features.size()[0] as usize, fast.prepare(&features));
             Ok(Tile {
-                extents: fast.extents(&features, &fast.prepare(&features))?,
-                prepared: fast.prepare(&features),
+                extents: fast.extents(&features, &prepared)?,
+                prepared,
                 features,
                 best: vec![Largest::new(keep); count],
                 thresholds: vec![f32::NEG_INFINITY; count],

@@ -1,19 +1,7 @@
 use std::fs;
 
 use super::*;
-
-fn tree_of(files: &[&str]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for file in files {
-        let path = root.path().join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        match file.ends_with('/') {
-            true => fs::create_dir_all(path).unwrap(),
-            false => fs::write(path, file).unwrap(),
-        }
-    }
-    root
-}
+use crate::data::prepare::tests::tree_of;
 
 fn all(found: &LabelledFiles) -> Vec<(String, String, Subset)> {
     let image = |index| {
