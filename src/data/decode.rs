@@ -1,12 +1,10 @@
-//! Image files to RGB pixels of the wanted size, and back to JPEG.
+//! Image files to RGB pixels of the wanted size.
 //!
 //! Decoders are told to be strict: half an image with grey below would train as if it were a face. Orientation tags are
 //! ignored, as by PIL and torchvision, but where people's own photographs are classified (`upright`).
 
 use std::io::Cursor;
 
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
@@ -117,49 +115,13 @@ fn has_png_data(bytes: &[u8]) -> bool {
     found
 }
 
-/// The image at `size` (height, width).
-///
-/// An image of that size stays as it is. Of 112 x 112 faces, 112 x 96 takes columns 8 to 103: insightface's template
-/// is the narrower one shifted by 8 pixels. All others are cropped in the centre to the shape of `size`, then resized
-/// with an antialiasing triangle filter.
-pub fn fit(image: RgbImage, size: (usize, usize)) -> RgbImage {
-    let (height, width) = (size.0 as u32, size.1 as u32);
-    let (from_width, from_height) = image.dimensions();
-    if (from_height, from_width) == (height, width) {
-        return image;
-    }
-    if (from_height, from_width, height, width) == (112, 112, 112, 96) {
-        return imageops::crop_imm(&image, 8, 0, 96, 112).to_image();
-    }
-    // the widest and the highest that have the right shape; the other one is the image's own
-    let crop = |along: u32, across: u32, to_along: u32, to_across: u32| {
-        let exact = across as u64 * to_along as u64;
-        let rounded = (exact + to_across as u64 / 2) / to_across as u64;
-        rounded.clamp(1, along as u64) as u32
-    };
-    let crop_width = crop(from_width, from_height, width, height);
-    let crop_height = crop(from_height, from_width, height, width);
-    let (x, y) = ((from_width - crop_width) / 2, (from_height - crop_height) / 2);
-    let cropped = imageops::crop_imm(&image, x, y, crop_width, crop_height);
-    if (crop_height, crop_width) == (height, width) {
-        return cropped.to_image();
-    }
-    imageops::resize(&*cropped, width, height, FilterType::Triangle)
-}
-
-/// A JPEG of quality 95, the chroma at full resolution.
-pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(image).map_err(|why| why.to_string())?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
     use crate::data::Rectangle;
     use crate::data::jpeg::tests as jpegs;
-    use image::{GrayImage, Luma, Rgb};
+    use crate::data::jpeg_encoder::to_jpeg;
+    use image::{GrayImage, Luma, Rgb, imageops};
     use proptest::prelude::{ProptestConfig, any as arbitrary, prop, proptest};
 
     fn gradient(height: u32, width: u32) -> RgbImage {
@@ -280,34 +242,6 @@ pub mod tests {
         let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
         bytes[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
         assert!(any(&bytes).unwrap_err().contains("too many"), "{:?}", any(&bytes));
-    }
-
-    #[test]
-    fn square_faces_lose_eight_columns_on_each_side() {
-        let image = gradient(112, 112);
-        let fitted = fit(image.clone(), (112, 96));
-        assert_eq!(fitted.dimensions(), (96, 112));
-        assert!((0..112).all(|y| (0..96).all(|x| fitted.get_pixel(x, y) == image.get_pixel(x + 8, y))));
-        assert_eq!(fit(image.clone(), (112, 112)), image);
-    }
-
-    #[test]
-    fn other_images_are_cropped_in_the_centre_and_resized() {
-        // only the middle 40 of 100 columns are white
-        let image = RgbImage::from_fn(100, 40, |x, _| Rgb([if (30..70).contains(&x) { 255 } else { 0 }; 3]));
-        let fitted = fit(image, (20, 20));
-        assert_eq!(fitted.dimensions(), (20, 20));
-        assert!(fitted.iter().all(|&value| value == 255));
-        for (height, width) in [(1, 1), (1, 300), (300, 1), (250, 250), (57, 113)] {
-            assert_eq!(fit(gradient(height, width), (112, 96)).dimensions(), (96, 112));
-        }
-    }
-
-    #[test]
-    fn downsizing_averages() {
-        let stripes = RgbImage::from_fn(80, 80, |x, _| Rgb([if x % 2 == 0 { 0 } else { 200 }; 3]));
-        let fitted = fit(stripes, (20, 20));
-        assert!(fitted.iter().all(|&value| value.abs_diff(100) < 10));
     }
 
     proptest! {

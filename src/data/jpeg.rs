@@ -212,10 +212,7 @@ impl Decoder {
         let Decoder { info, errors } = &mut *decoder;
         // SAFETY: the error handler comes before all else, and lives as long as the rest
         guarded(|| unsafe {
-            jpeg_std_error(errors);
-            errors.error_exit = Some(fail);
-            errors.emit_message = Some(warn);
-            info.common.err = errors;
+            info.common.err = set_errors(errors);
             jpeg_create_decompress(info);
         })?;
         Ok(decoder)
@@ -229,11 +226,20 @@ impl Drop for Decoder {
     }
 }
 
+/// Failures and damage unwind to `guarded`.
+pub(super) fn set_errors(errors: &mut jpeg_error_mgr) -> *mut jpeg_error_mgr {
+    // SAFETY: it fills in the structure
+    unsafe { jpeg_std_error(errors) };
+    errors.error_exit = Some(fail);
+    errors.emit_message = Some(warn);
+    errors
+}
+
 /// Why libjpeg can't go on.
 struct Failure(String);
 
 /// Runs calls of libjpeg, whose failures unwind through it.
-fn guarded<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn guarded<T>(calls: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(calls)).map_err(|cause: Box<dyn Any + Send>| match cause.downcast::<Failure>() {
         Ok(failure) => failure.0,
         Err(panic) => resume_unwind(panic),
@@ -256,7 +262,7 @@ unsafe extern "C-unwind" fn fail(info: &mut jpeg_common_struct) {
 
 /// libjpeg's `emit_message`: a level below 0 is a warning. Those that are no damage of the pixels are left out.
 unsafe extern "C-unwind" fn warn(info: &mut jpeg_common_struct, level: i32) {
-    // SAFETY: set by `Decoder::new`
+    // SAFETY: set by `set_errors`
     let errors = unsafe { &*info.err };
     let harmless = match errors.msg_code {
         JWRN_ADOBE_XFORM | JWRN_JFIF_MAJOR | JWRN_BOGUS_ICC => true,

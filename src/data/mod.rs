@@ -5,6 +5,7 @@ mod dataset;
 pub mod decode;
 mod image_tree;
 mod jpeg;
+mod jpeg_encoder;
 mod label_noise;
 mod listing;
 pub mod name_list;

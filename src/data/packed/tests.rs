@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::write::write_hdf5;
 use super::*;
-use crate::data::decode;
+use crate::data::jpeg_encoder::to_jpeg;
 use crate::hdf5_file::trailer::seal;
 use crate::hdf5_file::{fill, write_many_texts};
 
@@ -18,7 +18,7 @@ fn content(store: Store) -> (Content, Vec<u8>) {
         Store::Raw => vec![value; SIZE.0 * SIZE.1 * 3],
         Store::Jpeg | Store::Files => {
             let pixels = image::RgbImage::from_pixel(SIZE.1 as u32, SIZE.0 as u32, image::Rgb([value; 3]));
-            decode::to_jpeg(&pixels).unwrap()
+            to_jpeg(&pixels).unwrap()
         }
     };
     let images = [image(10), image(100), image(200)];

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use crate::data::{Glyphs, decode};
+use crate::data::Glyphs;
+use crate::data::jpeg_encoder::to_jpeg;
 use crate::error::{Error, Result};
 
 pub struct FaceTree {
@@ -46,6 +47,6 @@ impl FaceTree {
 
 /// An image of a generated tree.
 pub(super) fn write_jpeg(path: &Path, image: &RgbImage) -> Result<()> {
-    let jpeg = decode::to_jpeg(image).map_err(|why| Error::file(path, why))?;
+    let jpeg = to_jpeg(image).map_err(|why| Error::file(path, why))?;
     fs::write(path, jpeg).map_err(|why| Error::file(path, why))
 }

@@ -22,6 +22,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::atomic_file::with_suffix;
+use crate::data::jpeg_encoder::to_jpeg;
 use crate::data::packed::{self, Content, Packed, Store, Subset};
 use crate::data::skipped::{self, write_skipped};
 use crate::data::{Images, decode, sources};
@@ -312,11 +313,11 @@ fn encode<'a>(bytes: Cow<'a, [u8]>, options: &Options) -> std::result::Result<Co
     match options.store {
         // encoding it once more would lose quality
         Store::Jpeg if fits && decode::is_jpeg(&bytes) => Ok(bytes),
-        Store::Jpeg => decode::to_jpeg(&decode::fit(image, options.size)).map(Cow::Owned),
-        Store::Raw => Ok(Cow::Owned(decode::fit(image, options.size).into_raw())),
+        Store::Jpeg => to_jpeg(&sources::fit(image, options.size)).map(Cow::Owned),
+        Store::Raw => Ok(Cow::Owned(sources::fit(image, options.size).into_raw())),
         // decoded only to find the damaged ones, unless they are too large
         Store::Files => match options.shorter_side.and_then(|side| sources::shorter_side(&image, side)) {
-            Some(smaller) => decode::to_jpeg(&smaller).map(Cow::Owned),
+            Some(smaller) => to_jpeg(&smaller).map(Cow::Owned),
             None => Ok(bytes),
         },
     }

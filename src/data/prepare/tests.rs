@@ -88,7 +88,7 @@ fn a_folder_becomes_a_packed_file() {
         assert_eq!((0..8).map(|index| packed.label(index)).collect::<Vec<_>>(), [0, 0, 0, 1, 2, 2, 3, 3]);
         assert_eq!((packed.name(0).unwrap(), packed.name(7).unwrap()), ("anna/1.png".into(), "dora/2.jpg".into()));
         let near = |index, image: RgbImage, tolerance| {
-            let expected = decode::fit(image, SIZE).into_raw();
+            let expected = sources::fit(image, SIZE).into_raw();
             let difference = pixels(&packed, index).iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             assert!(difference <= tolerance, "{store:?} {index} {difference}");
         };

@@ -58,7 +58,7 @@ impl Images for EncodedImages {
             }
         }?;
         match self.fit {
-            Fit::Cropped => pixels.copy_from_slice(decode::fit(image, self.size).as_raw()),
+            Fit::Cropped => pixels.copy_from_slice(super::fit(image, self.size).as_raw()),
             Fit::Stretched => resize(&image, self.size, pixels),
             Fit::Centred(shorter_side) => centre(image, self.size, shorter_side, pixels),
         }

@@ -15,5 +15,5 @@ pub use encoded::{Encoded, EncodedImages, Fit};
 pub use glyph_images::GlyphImages;
 pub use glyphs::Glyphs;
 pub use persons::Persons;
-pub use resized::{Resized, resize, resize_part, resize_region, shorter_side};
+pub use resized::{Resized, fit, resize, resize_part, resize_region, shorter_side};
 pub use scaled::Scaled;

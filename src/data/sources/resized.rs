@@ -1,4 +1,4 @@
-//! Packed images of any size, brought to one: people, whose boxes differ in size and shape.
+//! Images of any size, brought to the one that is wanted: bilinear with antialiasing, as Pillow does it.
 
 use std::sync::Arc;
 
@@ -108,6 +108,34 @@ pub fn shorter_side(image: &RgbImage, side: u32) -> Option<RgbImage> {
     Some(resized)
 }
 
+/// The image at `size` (height, width).
+///
+/// An image of that size stays as it is. Of 112 x 112 faces, 112 x 96 takes columns 8 to 103: insightface's template
+/// is the narrower one shifted by 8 pixels. All others are cropped in the centre to the shape of `size`, then resized.
+pub fn fit(image: RgbImage, size: (usize, usize)) -> RgbImage {
+    let (height, width) = size;
+    let (from_width, from_height) = (image.width() as usize, image.height() as usize);
+    if (from_height, from_width) == size {
+        return image;
+    }
+    let mut fitted = RgbImage::new(width as u32, height as u32);
+    if (from_height, from_width, height, width) == (112, 112, 112, 96) {
+        resize_part(&image, Rectangle { top: 0, left: 8, height, width }, size, &mut fitted);
+        return fitted;
+    }
+    // the widest and the highest that have the right shape; the other one is the image's own
+    let crop = |along: usize, across: usize, to_along: usize, to_across: usize| {
+        let rounded = (across * to_along + to_across / 2) / to_across;
+        rounded.clamp(1, along)
+    };
+    let crop_width = crop(from_width, from_height, width, height);
+    let crop_height = crop(from_height, from_width, height, width);
+    let (top, left) = ((from_height - crop_height) / 2, (from_width - crop_width) / 2);
+    let part = Rectangle { top, left, height: crop_height, width: crop_width };
+    resize_part(&image, part, size, &mut fitted);
+    fitted
+}
+
 #[cfg(test)]
 mod tests {
     use image::Rgb;
@@ -178,5 +206,33 @@ mod tests {
     fn images_of_the_wanted_size_stay_as_they_are() {
         let image = pattern(31, 17);
         assert_eq!(resized(&image, (31, 17)), image.into_raw());
+    }
+
+    #[test]
+    fn square_faces_lose_eight_columns_on_each_side() {
+        let image = pattern(112, 112);
+        let fitted = fit(image.clone(), (112, 96));
+        assert_eq!(fitted.dimensions(), (96, 112));
+        assert!((0..112).all(|y| (0..96).all(|x| fitted.get_pixel(x, y) == image.get_pixel(x + 8, y))));
+        assert_eq!(fit(image.clone(), (112, 112)), image);
+    }
+
+    #[test]
+    fn other_images_are_cropped_in_the_centre_and_resized() {
+        // only the middle 40 of 100 columns are white
+        let image = RgbImage::from_fn(100, 40, |x, _| Rgb([if (30..70).contains(&x) { 255 } else { 0 }; 3]));
+        let fitted = fit(image, (20, 20));
+        assert_eq!(fitted.dimensions(), (20, 20));
+        assert!(fitted.iter().all(|&value| value == 255));
+        for (height, width) in [(1, 1), (1, 300), (300, 1), (250, 250), (57, 113)] {
+            assert_eq!(fit(pattern(height, width), (112, 96)).dimensions(), (96, 112));
+        }
+    }
+
+    #[test]
+    fn downsizing_averages() {
+        let stripes = RgbImage::from_fn(80, 80, |x, _| Rgb([if x % 2 == 0 { 0 } else { 200 }; 3]));
+        let fitted = fit(stripes, (20, 20));
+        assert!(fitted.iter().all(|&value| value.abs_diff(100) < 10));
     }
 }
