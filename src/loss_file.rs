@@ -11,7 +11,7 @@ use crate::loss::{HeadKind, Space, SpaceKind, TauWeights};
 
 pub const FILETYPE: &str = "amlfs loss";
 /// Major and minor number of the format.
-pub const VERSION: [i32; 2] = [1, 0];
+pub const VERSION: [i32; 2] = [1, 1];
 
 /// What is in the file for us; other fields are for people.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
@@ -31,6 +31,9 @@ pub struct LossFile {
     /// `None`: it says nothing of them, as its weights may be used either way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tau_weights: Option<TauWeights>,
+    /// `None`: it says nothing of it, or there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_adjustment: Option<f64>,
     /// What theta's numbers are called.
     pub components: Vec<String>,
     /// theta [P].

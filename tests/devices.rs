@@ -50,7 +50,8 @@ const NETWORKS: [(&str, Settings, (i64, i64)); 8] = [
 ];
 const HEADS: [&str; 3] = ["plain", "weights", "normalised"];
 /// The searched losses; `FIXED_LOSSES` has the others.
-const SEARCHED: [&str; 3] = ["search.space=lines", "search.space=derivatives", "loss.tau_weights=normalised"];
+const SEARCHED: [&str; 4] =
+    ["search.space=lines", "search.space=derivatives", "loss.tau_weights=normalised", "loss.logit_adjustment=1"];
 
 /// A task: its name, preset and settings.
 type TaskCase = (&'static str, &'static str, Settings);

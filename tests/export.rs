@@ -225,7 +225,7 @@ fn a_searchs_loss_is_exported_with_its_schedules_and_settings() {
     let written = std::fs::read_to_string(path(here, "loss.json")).unwrap();
     let found: serde_json::Value = serde_json::from_str(&written).unwrap();
     let typed = TypedConfig::from_toml(&search.info.config).unwrap();
-    assert_eq!((&found["filetype"], &found["version"]), (&json!("amlfs loss"), &json!([1, 0])));
+    assert_eq!((&found["filetype"], &found["version"]), (&json!("amlfs loss"), &json!([1, 1])));
     assert_eq!((&found["space"], &found["intervals"]), (&json!("derivatives"), &json!(typed.search.intervals)));
     assert_eq!((&found["head"], &found["scale"]), (&json!("normalised"), &json!(typed.loss.scale)));
     assert_eq!((&found["w_max"], &found["tau_weights"]), (&json!(typed.loss.w_max), &json!(typed.loss.tau_weights)));

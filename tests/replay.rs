@@ -124,6 +124,13 @@ fn a_training_with_a_fitted_loss_is_that_with_the_loss_and_a_search_starts_from_
         "its space is not that of the search, whose sigmas it can't have: all of theta has search.sigma = 0.2";
     assert!(text(&output).contains(warning), "{}", text(&output));
 
+    // and how it adjusts logits
+    let text_of = std::fs::read_to_string(&derivatives).unwrap();
+    let adjusted = path(directory.path(), "adjusted.json");
+    std::fs::write(&adjusted, text_of.replacen('{', "{\"logit_adjustment\": 0.5,", 1)).unwrap();
+    let search = run(&named("adjusted"), &[&format!("--init-mu={adjusted}")], &[one_epoch, small]);
+    assert!(search.info.config.contains("logit_adjustment = 0.5"), "{}", search.info.config);
+
     let output = amlfs(
         &[&["train", &format!("--replay={lines}"), "--replay-as=chosen", "--out=x"], &for_training(SMALL)[..]].concat(),
     );

@@ -140,6 +140,7 @@ fn file(arguments: &FitLossArguments, config: &Config, space: Space, found: Near
         intervals: space.intervals,
         w_max: loss.w_max,
         tau_weights: said("loss.tau_weights").then_some(loss.tau_weights),
+        logit_adjustment: None,
         components: space.names(),
         mean: found.theta,
         means: Vec::new(),

@@ -90,7 +90,9 @@ impl Learned {
     }
 
     fn of_loss(file: LossFile) -> Learned {
-        let LossFile { head, scale, space, intervals, w_max, tau_weights, mean, means, chosen, .. } = file;
+        let LossFile {
+            head, scale, space, intervals, w_max, tau_weights, logit_adjustment, mean, means, chosen, ..
+        } = file;
         let part = |keys: Vec<(&str, Option<Value>)>| -> Table {
             keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
         };
@@ -99,6 +101,7 @@ impl Learned {
             ("scale", scale.map(Into::into)),
             ("w_max", Some(w_max.into())),
             ("tau_weights", tau_weights.map(word)),
+            ("logit_adjustment", logit_adjustment.map(Into::into)),
         ]);
         let search = part(vec![("space", Some(word(space))), ("intervals", Some((intervals as i64).into()))]);
         let settings = Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]);
@@ -128,7 +131,9 @@ fn losses(checkpoint: &Checkpoint, file: &Path) -> Result<Table> {
     };
     let mut search = part("search", &["intervals", "sigma", "sigmas"]);
     search.insert("space".into(), word(typed.search.space().kind));
-    let loss = part("loss", &["w_max", "tau_weights", "head", "scale"]);
+    let mut loss = part("loss", &["w_max", "tau_weights", "head", "scale"]);
+    // left out, it is 0 whatever this run's preset has
+    loss.insert("logit_adjustment".into(), typed.loss.logit_adjustment.unwrap_or_default().into());
     Ok(Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]))
 }
 

@@ -183,6 +183,7 @@ fn check_model(model: &Model, kind: DataKind) -> Check {
 fn check_loss(loss: &Loss, model: ModelName) -> Check {
     above_0("loss.scale", loss.scale)?;
     at_least("loss.w_max", loss.w_max, 1.0)?;
+    at_least("loss.logit_adjustment", loss.logit_adjustment.unwrap_or_default(), 0.0)?;
     above_0("loss.softmax_weight", loss.softmax_weight)?;
     at_least("loss.triplet_weight", loss.triplet_weight, 0.0)?;
     at_least("loss.triplet_margin", loss.triplet_margin, 0.0)?;

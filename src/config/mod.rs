@@ -158,7 +158,9 @@ impl TypedConfig {
 fn resolve_loss(typed: &mut typed::Loss, space: SpaceKind) -> std::result::Result<Loss, Problem> {
     let (function, head) = if typed.name == UNIFIED {
         check::ensure(typed.margin.is_none(), "loss.margin", check::NO_MARGIN)?;
-        (Function::Unified { space, w_max: typed.w_max, tau_weights: typed.tau_weights }, HeadKind::Plain)
+        let typed::Loss { w_max, tau_weights, logit_adjustment, .. } = *typed;
+        let logit_adjustment = logit_adjustment.unwrap_or_default();
+        (Function::Unified { space, w_max, tau_weights, logit_adjustment }, HeadKind::Plain)
     } else {
         let names = || [UNIFIED].into_iter().chain(FIXED_LOSSES.iter().map(|kind| kind.name));
         let kind = FIXED_LOSSES.iter().find(|kind| kind.name == typed.name);

@@ -188,6 +188,9 @@ pub struct Loss {
     pub deferred_weights: Option<usize>,
     pub w_max: f64,
     pub tau_weights: TauWeights,
+    /// Of the searched loss: times log n, added to the logit of a class of n training examples; `None`: no such offsets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_adjustment: Option<f64>,
     pub softmax_weight: f64,
     pub triplet_weight: f64,
     pub triplet_margin: f64,

@@ -331,13 +331,6 @@ mod tests {
 
                 let x = inputs.0.detach().set_requires_grad(true);
                 let w = inputs.1.detach().set_requires_grad(true);
-                let length = |x: &Tensor| (x * x).sum_dim_intlist(1, true, Kind::Double).sqrt();
-                let cosine = (&x / length(&x)).mm(&(&w / length(&w)).tr());
-                let s = match kind {
-                    HeadKind::Plain => length(&x) * length(&w).tr(),
-                    HeadKind::Weights => length(&x).expand([EXAMPLES, CLASSES], false),
-                    HeadKind::Normalised => cosine.full_like(head(kind).scale),
-                };
                 let n = Tensor::from_slice(&counts.iter().map(|&count| count as f64).collect::<Vec<_>>());
                 let is_target = inputs.2.one_hot(CLASSES).to_kind(Kind::Double);
                 let of_target = |of: &Tensor| of.index_select(0, &inputs.2);
@@ -346,7 +339,7 @@ mod tests {
                     _ => n.zeros_like(),
                 };
                 let offsets = if loss == FixedLoss::BalancedSoftmax { n.log() } else { n.zeros_like() };
-                let log_p = (s * (cosine - is_target * margin) + offsets).log_softmax(1, Kind::Double);
+                let log_p = (logits_of(kind, &x, &w, &(is_target * margin)) + offsets).log_softmax(1, Kind::Double);
                 let own = log_p.gather(1, &inputs.2.unsqueeze(1), false).squeeze_dim(1);
                 let balancing = |beta: f64| {
                     let effective = (-(&n * beta.ln()).expm1()) / (1.0 - beta);
@@ -367,6 +360,51 @@ mod tests {
                 assert_close(&found, &[total.detach(), x.grad(), w.grad()], 1e-9, &format!("{loss:?} {kind:?}"));
             }
         }
+    }
+
+    /// A margin in a space of one interval, and logits adjusted by half of log n.
+    #[test]
+    fn the_unified_loss_with_adjusted_logits_and_its_gradient_equal_f64_autograd() {
+        let counts: Vec<u64> = (0..CLASSES as u64).map(|class| 1 + class * class).collect();
+        let function = |logit_adjustment| super::super::Function::Unified {
+            space: SpaceKind::Derivatives,
+            w_max: 4.0,
+            tau_weights: TauWeights::Raw,
+            logit_adjustment,
+        };
+        let n = Tensor::from_slice(&counts.iter().map(|&count| count as f64).collect::<Vec<_>>());
+        for kind in KINDS {
+            let inputs = inputs(9, Kind::Double);
+            let built = function(0.5).build(&[0.0, -0.3, 0.0], &counts, Device::Cpu, Kind::Double);
+            let found = head(kind).gradient(&*built, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 0);
+            let x = inputs.0.detach().set_requires_grad(true);
+            let w = inputs.1.detach().set_requires_grad(true);
+            let is_target = inputs.2.one_hot(CLASSES).to_kind(Kind::Double);
+            let z = logits_of(kind, &x, &w, &(is_target * 0.3)) + n.log() * 0.5;
+            let total = z.cross_entropy_loss::<Tensor>(&inputs.2, None, tch::Reduction::Mean, -100, 0.0);
+            total.backward();
+            assert_close(&found, &[total.detach(), x.grad(), w.grad()], 1e-9, &format!("{kind:?}"));
+
+            let balanced = super::super::Function::Fixed(FixedLoss::BalancedSoftmax);
+            let [softmax, balanced] = [function(1.0), balanced].map(|function| {
+                let loss = function.build(&[0.0; 3], &counts, Device::Cpu, Kind::Double);
+                head(kind).gradient(&*loss, &inputs.0, &inputs.1, &inputs.2, EXAMPLES as f64, 0)
+            });
+            let expected = [balanced.loss, balanced.features, balanced.weights];
+            assert_close(&softmax, &expected, 1e-12, &format!("balanced softmax, {kind:?}"));
+        }
+    }
+
+    /// By autograd: s (cos - margin) [N, C].
+    fn logits_of(kind: HeadKind, x: &Tensor, w: &Tensor, margin: &Tensor) -> Tensor {
+        let length = |x: &Tensor| (x * x).sum_dim_intlist(1, true, Kind::Double).sqrt();
+        let cosine = (x / length(x)).mm(&(w / length(w)).tr());
+        let s = match kind {
+            HeadKind::Plain => length(x) * length(w).tr(),
+            HeadKind::Weights => length(x).expand([EXAMPLES, CLASSES], false),
+            HeadKind::Normalised => cosine.full_like(head(kind).scale),
+        };
+        s * (cosine - margin)
     }
 
     fn bits(gradient: &HeadGradient) -> Vec<u32> {

@@ -63,6 +63,8 @@ pub enum Function {
         space: SpaceKind,
         w_max: f64,
         tau_weights: TauWeights,
+        /// Times log n, added to the logit of a class of n training examples; 0: none.
+        logit_adjustment: f64,
     },
     Fixed(FixedLoss),
 }
@@ -73,12 +75,16 @@ impl Function {
     /// kind, on the given device.
     pub fn build(self, theta: &[f64], counts: &[u64], device: Device, kind: Kind) -> Box<dyn Loss + Send> {
         match self {
-            Function::Unified { space, w_max, tau_weights } => {
+            Function::Unified { space, w_max, tau_weights, logit_adjustment } => {
                 let new = match space {
                     SpaceKind::Lines => Unified::lines,
                     SpaceKind::Derivatives => Unified::derivatives,
                 };
-                Box::new(new(theta, w_max, tau_weights, device, kind))
+                let loss = new(theta, w_max, tau_weights, device, kind);
+                if logit_adjustment == 0.0 || counts.is_empty() {
+                    return Box::new(loss);
+                }
+                Box::new(WithClasses { loss, of: OfClasses::adjusting_logits(logit_adjustment, counts, device, kind) })
             }
             Function::Fixed(loss) => match OfClasses::new(loss, counts, device, kind).filter(|_| !counts.is_empty()) {
                 Some(of) => Box::new(WithClasses { loss, of }),

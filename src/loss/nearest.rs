@@ -47,7 +47,7 @@ pub fn nearest(loss: FixedLoss, space: Space, w_max: f64) -> Nearest {
         SpaceKind::Derivatives => (derivatives_of_t(&known), constant_weights(&known)),
     };
     let theta: Vec<f64> = [t, tau].concat().iter().map(|value| (value * DECIMALS).round() / DECIMALS + 0.0).collect(); // no -0
-    let function = Function::Unified { space: space.kind, w_max, tau_weights: TauWeights::Raw };
+    let function = Function::Unified { space: space.kind, w_max, tau_weights: TauWeights::Raw, logit_adjustment: 0.0 };
     let found = Known::of(&*function.build(&theta, &[], Device::Cpu, Kind::Double), space.intervals);
     Nearest { theta, t: known.difference_of_t(&found), log_weight: known.difference_of_log_weights(&found) }
 }
@@ -277,7 +277,8 @@ mod tests {
     }
 
     fn built(kind: SpaceKind, theta: &[f64]) -> Box<dyn Loss + Send> {
-        let function = Function::Unified { space: kind, w_max: 4.0, tau_weights: TauWeights::Raw };
+        let function =
+            Function::Unified { space: kind, w_max: 4.0, tau_weights: TauWeights::Raw, logit_adjustment: 0.0 };
         function.build(theta, &[], Device::Cpu, Kind::Double)
     }
 

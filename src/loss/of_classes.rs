@@ -1,4 +1,4 @@
-//! Losses that know how many examples each class has: baselines where classes are uneven.
+//! Losses that know how many examples each class has, for uneven classes: baselines, and the searched loss with adjusted logits.
 
 use tch::{Device, Kind, Tensor};
 
@@ -21,8 +21,8 @@ pub struct OfClasses {
 impl OfClasses {
     /// For classes of so many training examples, those without any as if they had one; `None`: the loss does not ask.
     pub fn new(loss: FixedLoss, counts: &[u64], device: Device, kind: Kind) -> Option<OfClasses> {
-        let counts: Vec<f64> = counts.iter().map(|&count| count.max(1) as f64).collect();
         let classes = counts.len() as f64;
+        let counts = at_least_one(counts);
         let tensor = |values: Vec<f64>| Some(Tensor::from_slice(&values).to_kind(kind).to_device(device));
         let each = |of: &dyn Fn(f64) -> f64| counts.iter().map(|&count| of(count)).collect::<Vec<f64>>();
         // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
@@ -43,15 +43,28 @@ impl OfClasses {
             _ => None,
         }
     }
+
+    /// Offsets of `adjustment` log n for classes of n training examples (Menon et al. 2021, equation 10, less a constant).
+    pub fn adjusting_logits(adjustment: f64, counts: &[u64], device: Device, kind: Kind) -> OfClasses {
+        let offsets: Vec<f64> = at_least_one(counts).into_iter().map(|count| adjustment * count.ln()).collect();
+        OfClasses {
+            offsets: Some(Tensor::from_slice(&offsets).to_kind(kind).to_device(device)),
+            ..OfClasses::default()
+        }
+    }
 }
 
-/// A fixed loss with what its classes get.
-pub struct WithClasses {
-    pub loss: FixedLoss,
+fn at_least_one(counts: &[u64]) -> Vec<f64> {
+    counts.iter().map(|&count| count.max(1) as f64).collect()
+}
+
+/// A loss with what its classes get.
+pub struct WithClasses<L> {
+    pub loss: L,
     pub of: OfClasses,
 }
 
-impl Loss for WithClasses {
+impl<L: Loss> Loss for WithClasses<L> {
     fn target(&self, cosine: &Tensor, step: u64) -> Line {
         self.loss.target(cosine, step)
     }

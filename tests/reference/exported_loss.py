@@ -22,8 +22,13 @@ def module(path):
     return found
 
 
+def learned(exported, schedule="mean", classes=3):
+    """For classes of 1, 2, 5, 10 ... images, which only a loss with adjusted logits asks for."""
+    return exported.LearnedLoss(schedule, class_counts=[1 + label * label for label in range(classes)])
+
+
 def trained(exported, case):
-    loss = exported.LearnedLoss(case["schedule"])
+    loss = learned(exported, case["schedule"], len(case["weight"]))
     x, layer, w = (torch.tensor(case[name], dtype=torch.float64) for name in ("features", "layer", "weight"))
     labels, values = torch.tensor(case["labels"]), []
     layer.requires_grad_(), w.requires_grad_()
@@ -43,7 +48,7 @@ def trained(exported, case):
 def result(exported, case):
     if "rate" in case:
         return trained(exported, case)
-    loss = exported.LearnedLoss(case["schedule"])
+    loss = learned(exported, case["schedule"], len(case.get("weight", [])))
     loss.set_epoch(case["epoch"], case["epochs"])
     if "features" not in case:
         return {"theta": loss.theta}
@@ -75,10 +80,11 @@ def results(directory):
     some = torch.zeros(2, 3), torch.tensor([0, 1])
     return {
         "cases": [result(exported, case) for case in cases],
-        "without_scale": refused(exported, lambda module: module.LearnedLoss()(*some)),
-        "without_epoch": refused(exported, lambda module: module.LearnedLoss("means").cross_entropy(*some)),
-        "beyond_the_last": refused(exported, lambda module: module.LearnedLoss().set_epoch(3, 3)),
-        "unknown": refused(exported, lambda module: module.LearnedLoss("best")),
+        "without_scale": refused(exported, lambda module: learned(module)(*some)),
+        "without_epoch": refused(exported, lambda module: learned(module, "means").cross_entropy(*some)),
+        "beyond_the_last": refused(exported, lambda module: learned(module).set_epoch(3, 3)),
+        "unknown": refused(exported, lambda module: learned(module, "best")),
+        "without_counts": refused(exported, lambda module: module.LearnedLoss()),
         "half": half(exported),
     }
 
@@ -86,7 +92,7 @@ def results(directory):
 def half(exported):
     """The type of a loss of features in bf16, and whether it and its gradient are finite."""
     x = torch.randn(4, 6, dtype=torch.bfloat16, requires_grad=True)
-    value = exported.LearnedLoss().of_features(x, torch.randn(3, 6, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 0]))
+    value = learned(exported).of_features(x, torch.randn(3, 6, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 0]))
     value.backward()
     return [str(value.dtype), bool(value.isfinite()) and bool(x.grad.isfinite().all())]
 

@@ -167,7 +167,7 @@ pub fn the_curves_are_those_of_our_own_loss() -> Possible {
     let said = json(&Command::new(&python).args(["-B", "-c", program, &scripts, &arguments]).output().unwrap());
     for ((space, case), said) in cases.iter().zip(said.as_array().unwrap()) {
         let theta: Vec<f64> = serde_json::from_value(case[1].clone()).unwrap();
-        let loss = Function::Unified { space: *space, w_max: 4.0, tau_weights: TauWeights::Raw };
+        let loss = Function::Unified { space: *space, w_max: 4.0, tau_weights: TauWeights::Raw, logit_adjustment: 0.0 };
         let loss = loss.build(&theta, &[], Device::Cpu, Kind::Double);
         let line = loss.target(&cosines, 0);
         let expected = [line.slope * &cosines + line.intercept, (-loss.weigh(&p, &-p.log()).0).exp()];

@@ -96,7 +96,8 @@ fn compare(python: &str, directory: &Path, compared: &[Compared]) {
         for (case, result) in asked.cases.iter().zip(said["cases"].as_array().unwrap()) {
             let numbers = |name: &str| -> Vec<f64> { serde_json::from_value(result[name].clone()).unwrap() };
             let (kind, precision) = if case["dtype"] == "float32" { (Kind::Float, 0) } else { (Kind::Double, 1) };
-            let loss = config.loss.function.build(&numbers("theta"), &[], Device::Cpu, kind);
+            let counts: Vec<u64> = (0..weight.size()[0] as u64).map(|label| 1 + label * label).collect();
+            let loss = config.loss.function.build(&numbers("theta"), &counts, Device::Cpu, kind);
             let (x, w) = (features.to_kind(kind), weight.to_kind(kind));
             let ours = config.loss.head.gradient(&*loss, &x, &w, labels, EXAMPLES as f64, 0);
             let (value, dx, dw) = (vec![result["loss"].as_f64().unwrap()], numbers("features"), numbers("weights"));
@@ -120,6 +121,9 @@ fn compare(python: &str, directory: &Path, compared: &[Compared]) {
         assert!(why.contains("call set_epoch(epoch, epochs) first"), "{why}");
         assert_eq!(refused("beyond_the_last"), "ValueError: epoch 3 of 3: 0 to 2, or more epochs");
         assert_eq!(refused("unknown"), "ValueError: schedule 'best': one of mean, means, chosen");
+        let why = refused("without_counts");
+        let adjusted = config.typed().loss.logit_adjustment.is_some();
+        assert_eq!(why.contains("this loss adjusts logits by the training images of each class"), adjusted, "{why}");
         assert_eq!(said["half"], json!(["torch.float32", true]));
     }
     println!("largest relative error: {:.1e} in f32, {:.1e} in f64", errors[0], errors[1]);
@@ -131,6 +135,7 @@ fn varied(found: &Checkpoint, kind: SpaceKind, head: HeadKind, weights: TauWeigh
     let mut typed = TypedConfig::from_toml(&found.info.config).unwrap();
     (typed.loss.head, typed.loss.tau_weights, typed.loss.scale) = (Some(head), weights, 12.0);
     (typed.search.space, typed.search.intervals) = (Some(kind), intervals);
+    typed.loss.logit_adjustment = (intervals == 3).then_some(0.7);
     typed.search.sigmas.clear();
     found.info.config = typed.to_toml();
     let width = Space { kind, intervals }.dimension();

@@ -12,6 +12,9 @@ A loop that makes its own cosines [N, C] calls `loss(cosines, labels)`. One in w
 modules (insightface, fast-reid) has `loss.margin(cosines, labels)` in the place of the first, which gives logits, and
 `loss.cross_entropy(logits, labels)` in the place of the second.
 
+A loss that was searched with `loss.logit_adjustment`, for uneven classes, wants to know the training images of each class:
+`LearnedLoss(class_counts=[5000, 2997, ...])`.
+
 The loss of an example with label y is -log tau(softmax(z)_y), where z_y = s t(cos y) and the other logits are s cos j
 (AM-LFS, arXiv:1905.07375, equations 16 and 17). t is made of lines, tau of lines or of powers. The gradient is that of
 cross-entropy times a weight for each example, which follows from tau. It is bounded and, if the search had it so, divided
@@ -38,13 +41,19 @@ class LearnedLoss(nn.Module):
     of each epoch's best sample. The latter two are stretched to the epochs that `set_epoch` is told.
 
     scale: s of `forward` and `margin`, and of the normalised head; default: that of the run.
+    class_counts [C]: training images of each class, for a loss with logit_adjustment.
     """
 
-    def __init__(self, schedule="mean", scale=None):
+    def __init__(self, schedule="mean", scale=None, class_counts=None):
         super().__init__()
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule {schedule!r}: one of {', '.join(SCHEDULES)}")
         self.schedule = schedule
+        self.offsets = None
+        if LEARNED["logit_adjustment"] > 0:
+            if class_counts is None:
+                raise ValueError("class_counts: this loss adjusts logits by the training images of each class")
+            self.offsets = [LEARNED["logit_adjustment"] * math.log(max(count, 1)) for count in class_counts]
         self.scale = LEARNED.get("scale") if scale is None else scale
         self.theta = None
         if schedule == "mean":
@@ -82,7 +91,7 @@ class LearnedLoss(nn.Module):
         return self._scale() * F.linear(F.normalize(features, eps=MIN_NORM), weight)
 
     def margin(self, cosines, labels):
-        """Cosines [N, C], labels [N] -> logits [N, C]: s cos, and s t(cos) for the label."""
+        """Cosines [N, C], labels [N] -> logits [N, C]: s cos, and s t(cos) for the label; adjusted, if the loss does so."""
         scale = self._scale()
         return self._with_t(scale * full(cosines), scale, labels)
 
@@ -141,7 +150,8 @@ class LearnedLoss(nn.Module):
         logits, labels = full(logits), labels.view(-1, 1)
         target = logits.gather(1, labels)[:, 0]
         slope, intercept = at(self.t_pieces, target.detach() / scale, -1.0)
-        return logits.scatter(1, labels, (slope * target + intercept * scale)[:, None])
+        logits = logits.scatter(1, labels, (slope * target + intercept * scale)[:, None])
+        return logits if self.offsets is None else logits + logits.new_tensor(self.offsets)
 
 
 def stretched(rows, epoch, epochs):
@@ -201,6 +211,7 @@ LEARNED = {
     "space": "lines",
     "w_max": 4.0,
     "tau_weights": "raw",
+    "logit_adjustment": 0.0,
     "mean": [1.0, 0.0, 1.0, 0.0],
     "means": [[1.0, 0.0, 1.0, 0.0]],
     "chosen": [[1.0, 0.0, 1.0, 0.0]]

@@ -50,7 +50,7 @@ fn learned_of(
     file: &Path,
 ) -> std::result::Result<Vec<(&'static str, Value)>, String> {
     let (space, head) = (config.space(), config.loss.head);
-    let Function::Unified { w_max, tau_weights, .. } = config.loss.function else {
+    let Function::Unified { w_max, tau_weights, logit_adjustment, .. } = config.loss.function else {
         return Err("damaged: it has a mean of losses, and its configuration a fixed loss".into());
     };
     let (mean, history) = (&checkpoint.policy.mu, &checkpoint.history);
@@ -90,6 +90,7 @@ fn learned_of(
         ("intervals", json!(space.intervals)),
         ("w_max", json!(w_max)),
         ("tau_weights", json!(tau_weights)),
+        ("logit_adjustment", json!(logit_adjustment)),
         ("components", json!(space.names())),
         ("mean", json!(mean)),
         ("means", json!(means)),

@@ -15,7 +15,10 @@ const STEP: f64 = 1e-3;
 
 pub fn all(group: &Group) -> Vec<(Figure, String)> {
     let Function::Unified { space, w_max, .. } = group.runs[0].config.loss.function else { return Vec::new() };
-    let curves = Curves { group, function: Function::Unified { space, w_max, tau_weights: TauWeights::Raw } };
+    let curves = Curves {
+        group,
+        function: Function::Unified { space, w_max, tau_weights: TauWeights::Raw, logit_adjustment: 0.0 },
+    };
     let band = "The band is one sigma of the distribution to either side of the last mean, to first order.";
     vec![
         (curves.transform(), format!("What takes the place of the target's cosine c. {SEEDS} {band}")),
