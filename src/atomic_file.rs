@@ -43,8 +43,14 @@ pub fn write_unsynced<E: From<io::Error>>(
     })
 }
 
-fn cannot_write(path: &Path, why: io::Error) -> Error {
-    Error::file(path, format!("can't be written: {why}"))
+/// What to say of a file that can't be written.
+pub fn cannot_write(path: &Path, why: io::Error) -> Error {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        Some(parent) if why.kind() == io::ErrorKind::NotFound => {
+            Error::file(path, format!("there is no directory {}; make it first", parent.display()))
+        }
+        _ => Error::file(path, format!("can't be written: {why}")),
+    }
 }
 
 /// For results that are never replaced; asked before the work that makes them.
@@ -98,7 +104,8 @@ mod tests {
     fn what_can_not_be_written_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("no/such/a.csv");
-        let expected = format!("{}: can't be written: No such file or directory (os error 2)", path.display());
+        let parent = path.parent().unwrap().display();
+        let expected = format!("{}: there is no directory {parent}; make it first", path.display());
         for write in [write_bytes, write_bytes_unsynced] {
             assert_eq!(write(&path, b"").unwrap_err().to_string(), expected);
         }

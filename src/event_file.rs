@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::error::{Error, Result};
+use crate::atomic_file;
+use crate::error::Result;
 
 /// What names of such files have in them, by which TensorBoard knows them.
 pub const MARK: &str = "tfevents";
@@ -113,7 +114,7 @@ impl EventFile {
     /// A new file, with its first records: what TensorBoard has read of another one's steps from `first` on is forgotten. Error:
     /// it can't be written.
     pub fn create(path: &Path, time: f64, first: usize) -> Result<EventFile> {
-        let file = File::create(path).map_err(|why| Error::file(path, format!("can't be written: {why}")))?;
+        let file = File::create(path).map_err(|why| atomic_file::cannot_write(path, why))?;
         let mut created = EventFile { path: path.into(), file };
         let version = Event { wall_time: time, file_version: Some(VERSION.into()), ..Event::default() };
         let start = SessionLog { status: SESSION_STARTS };
@@ -134,7 +135,7 @@ impl EventFile {
 
     fn append(&mut self, events: &[Event]) -> Result<()> {
         let bytes: Vec<u8> = events.iter().flat_map(|event| framed(&event.encode_to_vec())).collect();
-        self.file.write_all(&bytes).map_err(|why| Error::file(&self.path, format!("can't be written: {why}")))
+        self.file.write_all(&bytes).map_err(|why| atomic_file::cannot_write(&self.path, why))
     }
 }
 

@@ -67,7 +67,11 @@ impl RunLock {
     }
 
     fn take_with(path: &Path, file: PathBuf, owner: Owner, patience: Duration) -> Result<RunLock> {
-        let failed = |why| Error::file(&file, format!("can't be written: {why}"));
+        let failed = |why: std::io::Error| match why.kind() {
+            // say what is wrong with what was asked for, not with what is beside it
+            ErrorKind::NotFound => atomic_file::cannot_write(path, why),
+            _ => atomic_file::cannot_write(&file, why),
+        };
         loop {
             match OpenOptions::new().write(true).create_new(true).open(&file) {
                 Ok(handle) => {
@@ -279,6 +283,14 @@ mod tests {
     #[test]
     fn a_file_in_the_making_has_one_owner() {
         let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("nowhere/faces.h5");
+        let error = RunLock::take_output(&missing).err().unwrap().to_string();
+        let expected = format!(
+            "{}: there is no directory {}/nowhere; make it first",
+            missing.display(),
+            directory.path().display()
+        );
+        assert_eq!(error, expected);
         let out = directory.path().join("faces.h5");
         let first = RunLock::take_output(&out).unwrap();
         assert!(directory.path().join("faces.h5.owner").exists());

@@ -14,7 +14,7 @@ use mozjpeg_sys::*;
 use super::Rectangle;
 
 /// Larger images are taken for decompression bombs.
-pub const MAX_SIDE: usize = 1 << 14;
+const MAX_SIDE: usize = 1 << 14;
 /// 64 megapixels: about 400 MB while such an image is decoded.
 pub const MAX_PIXELS: usize = 1 << 26;
 /// Rows that libjpeg is asked for at once.

@@ -116,7 +116,7 @@ impl EmbeddingsWriter {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&part);
         // without a name it goes with the program, however that ends
         let file = file.and_then(|file| fs::remove_file(&part).map(|()| file));
-        let file = file.map_err(|why| Error::file(&part, format!("can't be written: {why}")))?;
+        let file = file.map_err(|why| atomic_file::cannot_write(path, why))?;
         Ok(EmbeddingsWriter { path: path.to_owned(), bytes: BufWriter::new(file), dimensions: 0, crc32: Vec::new() })
     }
 
