@@ -76,11 +76,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if [ "${1:-}" = --for-tests ] && can_install; then
-    imports='import h5py, matplotlib, numpy, pandas, tomllib, torch'
+    imports='import h5py, matplotlib, numpy, pandas, tomllib, torch, torchvision'
     # older distributions lack some: no reason to stop
     { python3 -c "$imports" || /usr/bin/python3 -c "$imports"; } 2>/dev/null ||
         { say "installing Python's torch, pandas, matplotlib and h5py (150 MB to fetch, 1 GB installed)" &&
-            install python3-torch python3-pandas python3-matplotlib python3-h5py; } ||
+            install python3-torch python3-torchvision python3-pandas python3-matplotlib python3-h5py; } ||
         say "they can't be installed: the tests that need them are left out"
 fi
 if [ "${1:-}" = --for-tests ] && [ ! -e "$cache/tensorboard/complete" ]; then

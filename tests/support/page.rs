@@ -6,7 +6,7 @@ use std::process::Command;
 use super::{AMLFS, assert_code, finish, mpirun_program, text};
 
 /// The fenced blocks of a page: (what follows the fence, text).
-fn blocks(page: &str) -> Vec<(String, String)> {
+pub fn blocks(page: &str) -> Vec<(String, String)> {
     let (mut blocks, mut open): (Vec<(String, String)>, bool) = (Vec::new(), false);
     for line in page.lines() {
         match line.strip_prefix("```") {

@@ -6,6 +6,7 @@ mod cifar10;
 mod evidence;
 mod exported_loss;
 mod full_disk;
+mod images_elsewhere;
 mod man_page;
 mod orl_faces;
 mod report;
@@ -66,6 +67,7 @@ fn main() {
         full_disk::a_disk_that_stays_full_ends_a_search_and_keeps_the_last_checkpoint,
         full_disk::a_disk_that_is_full_for_a_while_changes_no_bit_of_a_search,
         full_disk::a_checkpoint_that_does_not_fit_leaves_nothing,
+        images_elsewhere::torchvision_predicts_what_we_predict_and_onnx_is_written,
         man_page::every_page_is_shown_without_a_warning,
         report::every_figure_is_labelled_and_inside_its_frame_on_desks_and_phones,
         orl_faces::real_faces_are_prepared_searched_and_measured,
