@@ -1,6 +1,7 @@
-//! Links libtorch so that the program finds it without LD_LIBRARY_PATH and keeps CUDA where libtorch has it, and records the commit.
+//! Links libtorch so that the program finds it without LD_LIBRARY_PATH and keeps CUDA where libtorch has it, compiles what
+//! needs its headers, and records the commit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
@@ -13,6 +14,7 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
         println!("cargo:rustc-link-arg=-ltorch");
     }
+    compile_autograd(Path::new(&lib));
     let sha1 = Command::new("git")
         .args(["rev-parse", "HEAD"])
         .output()
@@ -26,6 +28,29 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
+}
+
+/// The operations that have a gradient of their own: as torch-sys compiles its part.
+fn compile_autograd(lib: &Path) {
+    let source = "src/model/norm_relu/autograd.cpp";
+    let variable = |name: &str| {
+        println!("cargo:rerun-if-env-changed={name}");
+        std::env::var(name).ok()
+    };
+    let include = variable("LIBTORCH_INCLUDE").map_or_else(|| lib.join(".."), PathBuf::from).join("include");
+    let abi = variable("LIBTORCH_CXX11_ABI").unwrap_or_else(|| "1".into());
+    println!("cargo:rerun-if-changed={source}");
+    cc::Build::new()
+        .cpp(true)
+        .file(source)
+        .include(include.join("torch/csrc/api/include"))
+        .include(include)
+        .warnings(false)
+        // libtorch's headers share its threads by OpenMP
+        .flags(["-std=c++17", "-fopenmp"])
+        .define("_GLIBCXX_USE_CXX11_ABI", &*abi)
+        .compile("amlfs_autograd");
+    println!("cargo:rustc-link-lib=gomp");
 }
 
 /// With its CUDA, "2.13.0+cu130": an unpacked libtorch has it in build-version, Python's torch in version.py.

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Training images/s on two CPU cores: PyTorch eager against amlfs, side by side.
+"""Training images/s on CPU cores: PyTorch, eager and compiled, against amlfs, side by side.
 
-usage: python benches/throughput.py --data DIR [--depth 20] [--rounds 3] [--epochs 3] [--python-only]
+usage: python benches/throughput.py --data DIR [--cores 2] [--depth 20] [--rounds 3] [--epochs 3] [--python-only]
 
 DIR holds cifar-10-batches-bin/ (the official binary version). Both sides train a ResNet for CIFAR-10 on 90 % of its
 training images (amlfs keeps 10 % for validation): batch 128, f32, channels_last, SGD with momentum, random crop and
-flip. Python uses 2 threads, amlfs 2 ranks of 1 thread. The first epoch of every round is warm-up; a round's figure is
+flip. Python uses a thread per core, amlfs a rank of 1 thread per core. The first epoch of every round is warm-up; a round's figure is
 the median of its other epochs. The environment reaches both sides, for example GLIBC_TUNABLES.
 
 Run it on an idle machine. Rounds alternate because machines drift, but that doesn't make a busy one fair: two threads
 that meet after every operation fell to a fifth beside other work; ranks that meet once an epoch should lose less.
+
+PyTorch computes once eagerly and once through torch.compile, which takes a minute before the first round and wants g++.
 
 With 2,560 images Python's part of a round takes 15 s at ResNet-20. Needs torch, numpy, mpirun and a release build.
 """
@@ -40,14 +42,14 @@ STD = torch.tensor([0.2470, 0.2435, 0.2616])
 
 
 def amlfs_command(args, out):
-    """The run that is measured: two samples, one per rank, each on one core."""
-    return ["mpirun", "-n", "2", "--bind-to", "none", str(args.binary), "--preset", "cifar10",
-            "--data", str(args.data), "--out", str(out), "--samples", "2", "--policy", "fixed",
+    """The run that is measured: a sample for each rank, each rank on one core."""
+    return ["mpirun", "-n", str(args.cores), "--bind-to", "none", str(args.binary), "--preset", "cifar10",
+            "--data", str(args.data), "--out", str(out), "--samples", str(args.cores), "--policy", "fixed",
             "--set", f"model.depth={args.depth}", "--epochs", str(args.epochs), "--threads", "1", "--device", "cpu"]
 
 
 def rust_round(args):
-    """images/s of each epoch, both ranks together, as amlfs writes them to metrics.csv."""
+    """images/s of each epoch, all ranks together, as amlfs writes them to metrics.csv."""
     root_allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     with tempfile.TemporaryDirectory(prefix="amlfs-throughput-") as folder:
         out = pathlib.Path(folder) / "run"
@@ -101,9 +103,9 @@ def resnet(depth):
 
 
 class PyTorch:
-    """A sensible user's eager training loop: the data in one uint8 tensor, a batch augmented by one gather."""
+    """A sensible user's training loop: the data in one uint8 tensor, a batch augmented by one gather."""
 
-    def __init__(self, args):
+    def __init__(self, args, compiled):
         files = sorted((args.data / "cifar-10-batches-bin").glob("data_batch_*.bin"))
         if not files:
             sys.exit(f"no cifar-10-batches-bin/data_batch_*.bin in {args.data}")
@@ -114,6 +116,7 @@ class PyTorch:
         self.images = images.permute(0, 2, 3, 1).contiguous()  # [N, 40, 40, 3] u8
         torch.manual_seed(0)
         self.model = resnet(args.depth).train()
+        self.train_model = torch.compile(self.model) if compiled else self.model
         self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def batch(self, chosen):
@@ -128,7 +131,7 @@ class PyTorch:
         """Trains one epoch; returns images/s."""
         start = time.perf_counter()
         for chosen in torch.randperm(len(self.labels)).split(BATCH):
-            loss = F.cross_entropy(self.model(self.batch(chosen)), self.labels[chosen])
+            loss = F.cross_entropy(self.train_model(self.batch(chosen)), self.labels[chosen])
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()
@@ -138,6 +141,7 @@ class PyTorch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="directory holding cifar-10-batches-bin/")
+    parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--depth", type=int, default=20, help="6n + 2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="per round, the first being warm-up")
@@ -151,14 +155,15 @@ def main():
     if not args.python_only and not shutil.which("mpirun"):
         sys.exit("mpirun is not on PATH")
 
-    torch.set_num_threads(2)
-    python = PyTorch(args)
-    sides = {"python": lambda: [python.epoch() for _ in range(args.epochs)], "rust": lambda: rust_round(args)}
-    if args.python_only:
-        del sides["rust"]
-    parameters = sum(p.numel() for p in python.model.parameters())
-    print(f"ResNet-{args.depth}, {parameters} parameters, {len(python.labels)} images per epoch, batch {BATCH}, "
-          f"torch {torch.__version__}, {os.cpu_count()} cores, load before: {os.getloadavg()[0]:.1f}")
+    torch.set_num_threads(args.cores)
+    peers = {"eager": PyTorch(args, compiled=False), "compiled": PyTorch(args, compiled=True)}
+    epochs = lambda peer: lambda: [peer.epoch() for _ in range(args.epochs)]
+    sides = {name: epochs(peer) for name, peer in peers.items()}
+    if not args.python_only:
+        sides["amlfs"] = lambda: rust_round(args)
+    parameters, images = sum(p.numel() for p in peers["eager"].model.parameters()), len(peers["eager"].labels)
+    print(f"ResNet-{args.depth}, {parameters} parameters, {images} images per epoch, batch {BATCH}, {args.cores} of "
+          f"{os.cpu_count()} cores, torch {torch.__version__}, load before: {os.getloadavg()[0]:.1f}")
 
     if os.getloadavg()[0] > 0.5:
         print("warning: the machine is, or just was, busy; the ratio is only fair when it is idle")
@@ -171,11 +176,11 @@ def main():
         print(f"round {i + 1}: " + ", ".join(f"{side} {rates[side]:.0f} images/s" for side in sides), flush=True)
     for side in sides:
         values = [r[side] for r in rounds]
-        print(f"{side:7} median {statistics.median(values):.0f} images/s ({min(values):.0f}..{max(values):.0f})")
-    if "rust" in sides:
+        print(f"{side:8} median {statistics.median(values):.0f} images/s ({min(values):.0f}..{max(values):.0f})")
+    for peer in peers if "amlfs" in sides else []:
         # of each round, because the machine drifts between rounds
-        ratios = [r["rust"] / r["python"] for r in rounds]
-        print(f"rust/python {statistics.median(ratios):.2f}, median of the rounds ({min(ratios):.2f}..{max(ratios):.2f})")
+        ratios = [r["amlfs"] / r[peer] for r in rounds]
+        print(f"amlfs/{peer} {statistics.median(ratios):.2f}, median of the rounds ({min(ratios):.2f}..{max(ratios):.2f})")
 
 
 if __name__ == "__main__":

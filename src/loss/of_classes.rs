@@ -23,7 +23,7 @@ impl OfClasses {
     pub fn new(loss: FixedLoss, counts: &[u64], device: Device, kind: Kind) -> Option<OfClasses> {
         let classes = counts.len() as f64;
         let counts = at_least_one(counts);
-        let tensor = |values: Vec<f64>| Some(Tensor::from_slice(&values).to_kind(kind).to_device(device));
+        let tensor = |values: Vec<f64>| Some(tensor(&values, device, kind));
         let each = |of: &dyn Fn(f64) -> f64| counts.iter().map(|&count| of(count)).collect::<Vec<f64>>();
         // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
         let balancing = |beta: f64| {
@@ -47,11 +47,12 @@ impl OfClasses {
     /// Offsets of `adjustment` log n for classes of n training examples (Menon et al. 2021, equation 10, less a constant).
     pub fn adjusting_logits(adjustment: f64, counts: &[u64], device: Device, kind: Kind) -> OfClasses {
         let offsets: Vec<f64> = at_least_one(counts).into_iter().map(|count| adjustment * count.ln()).collect();
-        OfClasses {
-            offsets: Some(Tensor::from_slice(&offsets).to_kind(kind).to_device(device)),
-            ..OfClasses::default()
-        }
+        OfClasses { offsets: Some(tensor(&offsets, device, kind)), ..OfClasses::default() }
     }
+}
+
+fn tensor(values: &[f64], device: Device, kind: Kind) -> Tensor {
+    Tensor::from_slice(values).to_kind(kind).to_device(device)
 }
 
 fn at_least_one(counts: &[u64]) -> Vec<f64> {

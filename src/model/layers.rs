@@ -3,10 +3,14 @@
 use rand::Rng as _;
 use tch::{Kind, Tensor};
 
+use super::norm_relu::Norm;
 use super::weights::{Buffer, Init, Parameter, Role, TensorLayout, Weights};
 use crate::device;
 use crate::model::Phase;
 use crate::rng::{Purpose, rng};
+
+/// Of BatchNorm's running statistics.
+const MOMENTUM: f64 = 0.1;
 
 /// Square convolution, padded to keep the size at stride 1.
 pub struct Convolution {
@@ -56,7 +60,7 @@ impl Convolution {
     }
 }
 
-/// BatchNorm over all dimensions but the channels': momentum 0.1, weight 1, bias 0.
+/// BatchNorm over all dimensions but the channels': weight 1, bias 0.
 pub struct BatchNorm {
     weight: Parameter,
     bias: Parameter,
@@ -88,10 +92,52 @@ impl BatchNorm {
             Some(weights.buffer(self.running_mean)),
             Some(weights.buffer(self.running_var)),
             phase != Phase::Test,
-            0.1,
+            MOMENTUM,
             self.eps,
             true,
         )
+    }
+
+    /// max(0, `forward` + shortcut).
+    fn relu(&self, weights: &Weights, x: &Tensor, shortcut: Option<&Tensor>, phase: Phase) -> Tensor {
+        let norm = Norm {
+            weight: weights.parameter(self.weight),
+            bias: weights.parameter(self.bias),
+            running_mean: weights.buffer(self.running_mean),
+            running_var: weights.buffer(self.running_var),
+            momentum: MOMENTUM,
+            eps: self.eps,
+        };
+        let as_one = || (phase != Phase::Test).then(|| norm.relu(x, shortcut)).flatten();
+        as_one().unwrap_or_else(|| {
+            let mut y = self.forward(weights, x, phase);
+            if let Some(shortcut) = shortcut {
+                y = y.g_add_(shortcut);
+            }
+            y.relu_()
+        })
+    }
+}
+
+/// A convolution and its BatchNorm.
+pub struct NormalisedConvolution {
+    pub convolution: Convolution,
+    pub norm: BatchNorm,
+}
+
+impl NormalisedConvolution {
+    pub fn forward(&self, weights: &Weights, x: &Tensor, phase: Phase) -> Tensor {
+        self.norm.forward(weights, &self.convolution.forward(weights, x), phase)
+    }
+
+    /// max(0, `forward`).
+    pub fn relu(&self, weights: &Weights, x: &Tensor, phase: Phase) -> Tensor {
+        self.norm.relu(weights, &self.convolution.forward(weights, x), None, phase)
+    }
+
+    /// max(0, `forward` + shortcut).
+    pub fn add_relu(&self, weights: &Weights, x: &Tensor, shortcut: &Tensor, phase: Phase) -> Tensor {
+        self.norm.relu(weights, &self.convolution.forward(weights, x), Some(shortcut), phase)
     }
 }
 

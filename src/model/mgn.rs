@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::layers::{BatchNorm, Convolution};
+use super::layers::{BatchNorm, Convolution, NormalisedConvolution};
 use super::resnet50::{self, Stage, Stem};
 use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
@@ -32,7 +32,7 @@ pub struct Mgn {
     /// The rest of stage 3, and stage 4.
     branches: Vec<[Stage; 2]>,
     /// 1 x 1, of each feature.
-    reductions: Vec<(Convolution, BatchNorm)>,
+    reductions: Vec<NormalisedConvolution>,
     classifiers: Vec<Parameter>,
 }
 
@@ -54,7 +54,7 @@ impl Mgn {
             let (convolution, norm) = (format!("reduction_{i}.0"), format!("reduction_{i}.1"));
             let shape = [dimensions, inputs, 1, 1];
             let convolution = Convolution::with_init(layout, &convolution, shape, 1, Init::Kaiming);
-            (convolution, BatchNorm::new(layout, &norm, dimensions))
+            NormalisedConvolution { convolution, norm: BatchNorm::new(layout, &norm, dimensions) }
         };
         let reductions = (0..CLASSIFIERS.len()).map(reduction).collect();
         // Kaiming by fan out
@@ -77,10 +77,9 @@ impl Mgn {
             }
         }
         let pooled = whole.into_iter().chain(parts);
-        let reduce = |(pooled, (convolution, norm)): (Tensor, &(Convolution, BatchNorm))| {
-            norm.forward(weights, &convolution.forward(weights, &pooled), phase).relu_().flatten(1, -1)
-        };
-        pooled.zip(&self.reductions).map(reduce).collect()
+        let reduced =
+            |(pooled, layer): (Tensor, &NormalisedConvolution)| layer.relu(weights, &pooled, phase).flatten(1, -1);
+        pooled.zip(&self.reductions).map(reduced).collect()
     }
 }
 

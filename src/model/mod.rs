@@ -2,6 +2,7 @@
 
 mod layers;
 mod mgn;
+mod norm_relu;
 mod resnet;
 mod resnet50;
 mod resnet_cifar;

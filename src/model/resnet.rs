@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::layers::{BatchNorm, Convolution};
+use super::layers::NormalisedConvolution;
 use super::resnet50::{self, ResNet50, Stem, layer};
 use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase, scaled};
@@ -20,8 +20,8 @@ enum Trunk {
 
 struct BasicBlock {
     /// 3 x 3 each.
-    layers: [(Convolution, BatchNorm); 2],
-    shortcut: Option<(Convolution, BatchNorm)>,
+    layers: [NormalisedConvolution; 2],
+    shortcut: Option<NormalisedConvolution>,
 }
 
 impl ResNet {
@@ -82,13 +82,10 @@ impl BasicBlock {
     }
 
     fn forward(&self, weights: &Weights, x: &Tensor, phase: Phase) -> Tensor {
-        let apply = |(convolution, norm): &(Convolution, BatchNorm), x: &Tensor| {
-            norm.forward(weights, &convolution.forward(weights, x), phase)
-        };
         let [first, second] = &self.layers;
-        let mut y = apply(second, &apply(first, x).relu_());
-        let shortcut = self.shortcut.as_ref().map_or_else(|| x.shallow_clone(), |layer| apply(layer, x));
-        y.g_add_(&shortcut).relu_()
+        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(weights, x, phase));
+        let y = first.relu(weights, x, phase);
+        second.add_relu(weights, &y, shortcut.as_ref().unwrap_or(x), phase)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::layers::{BatchNorm, Convolution};
+use super::layers::{BatchNorm, Convolution, NormalisedConvolution};
 use super::weights::{Init, TensorLayout, Weights};
 use super::{Phase, scaled};
 
@@ -22,15 +22,15 @@ pub struct ResNet50 {
 }
 
 /// 7 x 7 convolution and 3 x 3 max pooling: a quarter of the size.
-pub struct Stem(Convolution, BatchNorm);
+pub struct Stem(NormalisedConvolution);
 
 /// Consecutive blocks of a stage.
 pub struct Stage(Vec<Bottleneck>);
 
 struct Bottleneck {
     /// 1 x 1, 3 x 3, 1 x 1.
-    layers: [(Convolution, BatchNorm); 3],
-    shortcut: Option<(Convolution, BatchNorm)>,
+    layers: [NormalisedConvolution; 3],
+    shortcut: Option<NormalisedConvolution>,
 }
 
 impl ResNet50 {
@@ -60,12 +60,11 @@ impl ResNet50 {
 impl Stem {
     pub fn new(layout: &mut TensorLayout, prefix: &str, width: f64) -> Stem {
         let channels = scaled(64, width);
-        let (convolution, norm) = layer(layout, [prefix, "conv1"], [prefix, "bn1"], [channels, 3, 7, 7], 2);
-        Stem(convolution, norm)
+        Stem(layer(layout, [prefix, "conv1"], [prefix, "bn1"], [channels, 3, 7, 7], 2))
     }
 
     pub fn forward(&self, weights: &Weights, images: &Tensor, phase: Phase) -> Tensor {
-        let x = self.1.forward(weights, &self.0.forward(weights, images), phase).relu_();
+        let x = self.0.relu(weights, images, phase);
         x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
     }
 }
@@ -120,13 +119,10 @@ impl Bottleneck {
     }
 
     fn forward(&self, weights: &Weights, x: &Tensor, phase: Phase) -> Tensor {
-        let apply = |(convolution, norm): &(Convolution, BatchNorm), x: &Tensor| {
-            norm.forward(weights, &convolution.forward(weights, x), phase)
-        };
         let [first, second, third] = &self.layers;
-        let mut y = apply(third, &apply(second, &apply(first, x).relu_()).relu_());
-        let shortcut = self.shortcut.as_ref().map_or_else(|| x.shallow_clone(), |layer| apply(layer, x));
-        y.g_add_(&shortcut).relu_()
+        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(weights, x, phase));
+        let y = second.relu(weights, &first.relu(weights, x, phase), phase);
+        third.add_relu(weights, &y, shortcut.as_ref().unwrap_or(x), phase)
     }
 }
 
@@ -137,11 +133,11 @@ pub fn layer(
     norm: [&str; 2],
     shape: [i64; 4],
     stride: i64,
-) -> (Convolution, BatchNorm) {
+) -> NormalisedConvolution {
     // Kaiming by fan out, as torchvision's
     let init = Init::Gaussian((2.0 / (shape[0] * shape[2] * shape[3]) as f64).sqrt());
     let convolution = Convolution::with_init(layout, &convolution.concat(), shape, stride, init);
-    (convolution, BatchNorm::new(layout, &norm.concat(), shape[0]))
+    NormalisedConvolution { convolution, norm: BatchNorm::new(layout, &norm.concat(), shape[0]) }
 }
 
 #[cfg(test)]

@@ -4,19 +4,19 @@
 
 use tch::{Kind, Tensor};
 
-use super::layers::{BatchNorm, Convolution};
+use super::layers::{BatchNorm, Convolution, NormalisedConvolution};
 use super::weights::{Init, Parameter, Role, TensorLayout, Weights};
 use super::{Features, Model, Phase};
 
 pub struct ResNetCifar {
-    stem: (Convolution, BatchNorm),
+    stem: NormalisedConvolution,
     blocks: Vec<BasicBlock>,
     classifier: Parameter,
 }
 
 struct BasicBlock {
-    first: (Convolution, BatchNorm),
-    second: (Convolution, BatchNorm),
+    first: NormalisedConvolution,
+    second: NormalisedConvolution,
     /// Channels that the shortcut lacks; 0: the identity.
     widened_by: i64,
 }
@@ -26,7 +26,7 @@ impl ResNetCifar {
     pub fn new(layout: &mut TensorLayout, depth: usize, classes: usize) -> ResNetCifar {
         let mut layer = |conv: &str, norm: &str, inputs: i64, outputs: i64, stride: i64| {
             let convolution = Convolution::new(layout, conv, inputs, outputs, 3, stride);
-            (convolution, BatchNorm::new(layout, norm, outputs))
+            NormalisedConvolution { convolution, norm: BatchNorm::new(layout, norm, outputs) }
         };
         let stem = layer("conv1", "bn1", 3, 16, 1);
         let mut blocks = Vec::new();
@@ -50,13 +50,10 @@ impl ResNetCifar {
 
 impl Model for ResNetCifar {
     fn features(&self, weights: &Weights, images: &Tensor, phase: Phase) -> Features {
-        let apply = |(convolution, norm): &(Convolution, BatchNorm), x: &Tensor| {
-            norm.forward(weights, &convolution.forward(weights, x), phase)
-        };
-        let mut x = apply(&self.stem, images).relu_();
+        let mut x = self.stem.relu(weights, images, phase);
         for block in &self.blocks {
-            let mut y = apply(&block.second, &apply(&block.first, &x).relu_());
-            x = y.g_add_(&block.shortcut(&x)).relu_();
+            let y = block.first.relu(weights, &x, phase);
+            x = block.second.add_relu(weights, &y, &block.shortcut(&x), phase);
         }
         Features::of_one_branch(x.mean_dim([2i64, 3].as_slice(), false, Kind::Float))
     }
