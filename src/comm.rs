@@ -25,6 +25,9 @@ const EAGER_PER_BYTE: Duration = Duration::from_nanos(20);
 const PAUSE: Duration = Duration::from_millis(10);
 /// A wait that the others are told of.
 const LONG: Duration = Duration::from_millis(100);
+/// Where launchers say a process' rank.
+pub const RANKS: [&str; 6] =
+    ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"];
 
 /// Set while MPI is up, so that a panic or an error can end all ranks.
 static RUNNING: AtomicBool = AtomicBool::new(false);
@@ -234,9 +237,7 @@ pub fn launcher_rank() -> usize {
 
 /// `None` if there is no launcher.
 pub fn launcher_says_rank() -> Option<usize> {
-    let variables =
-        ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"];
-    variables.iter().find_map(|name| number(name))
+    RANKS.iter().find_map(|name| number(name))
 }
 
 /// This process' rank on its node before MPI_Init. SLURM_LOCALID is set in any Slurm shell, so it comes last.

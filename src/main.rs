@@ -17,13 +17,17 @@ extern "C" fn first(_: c_int, arguments: *const *const c_char, environment: *con
 fn main() {
     process::bear_file_limits();
     process::end_all_ranks_on_panic();
-    let command = cli::parse();
-    amlfs::terminal::start_log();
-    let code = match commands::run(command) {
-        Ok(()) => amlfs::error::exit::DONE,
-        Err(error) => process::report(&error),
-    };
+    let code = cli::parse().map_or_else(|code| code, run);
     let _ = std::io::stdout().flush();
     // SAFETY: ends the process, without the libraries' destructors, which take 0.1 s in libtorch
     unsafe { libc::_exit(code) }
+}
+
+/// Returns the exit code.
+fn run(command: cli::Command) -> i32 {
+    amlfs::terminal::start_log();
+    match commands::run(command) {
+        Ok(()) => amlfs::error::exit::DONE,
+        Err(error) => process::report(&error),
+    }
 }

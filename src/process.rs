@@ -20,6 +20,9 @@ const SETTINGS: [(&str, &str); 2] = [
 /// In a user namespace of its own (an unprivileged container's) the kernel does not let a rank copy from another's memory.
 /// Open MPI 4 tries it all the same, and the first large message never arrives; 5 sees it by itself.
 const IN_A_CONTAINER: (&str, &str) = ("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+/// A process that no launcher started exchanges nothing: Open MPI then needs no daemon beside it and no network's library, which
+/// take 0.3 s (one of them measures a clock in its constructor).
+const ALONE: [(&str, &str); 2] = [("OMPI_MCA_ess_singleton_isolated", "1"), ("OMPI_MCA_pml", "ob1")];
 /// Holds the number of the process that has started itself anew: it stays the same, and a child has another.
 const RESTARTED: &str = "AMLFS_RESTARTED";
 
@@ -37,7 +40,9 @@ pub unsafe fn set_environment(arguments: *const *const c_char, environment: *con
         values.filter_map(|value| value.strip_prefix(b"=")).next()
     };
     let process = std::process::id().to_string();
+    let alone = comm::RANKS.iter().all(|name| value_of(name).is_none());
     let settings = SETTINGS.into_iter().chain(in_own_user_namespace().then_some(IN_A_CONTAINER));
+    let settings = settings.chain(ALONE.into_iter().filter(|_| alone));
     let missing: Vec<_> = settings.filter(|(name, _)| value_of(name).is_none()).collect();
     if missing.is_empty() || value_of(RESTARTED) == Some(process.as_bytes()) {
         return;

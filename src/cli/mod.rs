@@ -259,15 +259,15 @@ fn policies() -> PossibleValuesParser {
     PossibleValuesParser::new(POLICIES.iter().map(|kind| PossibleValue::new(kind.name).help(kind.about)))
 }
 
-/// Parses the command line; ends the process for usage errors, --help and --version. Only one rank speaks.
-pub fn parse() -> Command {
+/// Parses the command line. `Err`: the exit code after a usage error, --help or --version, which it has told. Only one rank speaks.
+pub fn parse() -> std::result::Result<Command, i32> {
     match Cli::try_parse() {
-        Ok(Cli { command, search }) => command.unwrap_or(Command::Search(search)),
+        Ok(Cli { command, search }) => Ok(command.unwrap_or(Command::Search(search))),
         Err(error) => {
             if comm::launcher_rank() == 0 {
                 let _ = error.print();
             }
-            std::process::exit(error.exit_code());
+            Err(error.exit_code())
         }
     }
 }

@@ -72,6 +72,13 @@ pub fn mpirun_program(ranks: usize, program: &Path) -> Command {
     command
 }
 
+/// Takes the variables away by which a launcher, or a Slurm job around the tests, is known.
+pub fn without_launcher(command: &mut Command) {
+    for name in amlfs::comm::RANKS {
+        command.env_remove(name);
+    }
+}
+
 /// Runs the program to its end, without a launcher.
 pub fn amlfs(arguments: &[&str]) -> Output {
     finish(Command::new(AMLFS).args(arguments))
