@@ -1,11 +1,16 @@
 //! How likely scores make the right answer: a reward with less noise than a rate, and without a rate's ceiling.
+//!
+//! Where every row is answered rightly, as by few held-out faces, the likelihood at the best scale is 0 whatever the scores are:
+//! the best scale is infinite. A bound on it leaves a difference between just right and far from wrong.
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// ln beta is looked for between these: a score counts for nothing, or decides alone.
-const BOUNDS: (f64, f64) = (-12.0, 12.0);
+/// beta times the standard deviation of the scores is at most this: e^10 between one deviation and the next.
+const STEEPEST: f64 = 10.0;
+/// ln of the steepest beta over the flattest one, with which a score counts for nothing.
+const RANGE: f64 = 24.0;
 /// Golden sections: they leave 1e-8 of the way between the bounds, and the likelihood is flat at its top.
 const SECTIONS: usize = 40;
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
@@ -16,7 +21,7 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// `scores` [N, C] (any float); `right` and `candidates` [N, C] bool: what answers a row rightly, and all that might have
 /// been answered, `right` among them. Rows without a right answer don't count. For a classifier's logits this is its log-likelihood at
 /// the best temperature (Guo et al. 2017, section 4.2); for similarities the probability of a stochastic neighbour
-/// (Goldberger et al. 2004) at the best scale. NaN if a score is not
+/// (Goldberger et al. 2004) at the best scale, which is at most `STEEPEST` over the candidates' standard deviation. NaN if a score is not
 /// finite, or no row counts. With `weights` [N] f64 the mean is a weighted one.
 pub fn calibrated_log_likelihood(
     scores: &Tensor,
@@ -30,7 +35,11 @@ pub fn calibrated_log_likelihood(
     let answerable = right.any_dim(1, false).nonzero().squeeze_dim(1);
     let rows = |of: &Tensor| of.index_select(0, &answerable);
     let scores = rows(scores).to_kind(Kind::Double);
+    // a row's level means nothing, and what is equal becomes 0, which no scale makes different
+    let scores = &scores - scores.amax([1i64].as_slice(), true);
     let among = |mask: &Tensor| scores.masked_fill(&rows(mask).logical_not(), f64::NEG_INFINITY);
+    let of_candidates = scores.masked_select(&rows(candidates));
+    let deviation = f64::try_from(of_candidates.std(false))?;
     let (right, candidates) = (among(right), among(candidates));
     let weights = weights.map(rows);
     let at = |log_beta: f64| -> Result<f64> {
@@ -42,7 +51,8 @@ pub fn calibrated_log_likelihood(
         })?)
     };
 
-    let (mut low, mut high) = BOUNDS;
+    let steepest = (STEEPEST / deviation.max(f64::MIN_POSITIVE.sqrt())).ln();
+    let (mut low, mut high) = (steepest - RANGE, steepest);
     let inner = |low: f64, high: f64| (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
     let (mut left, mut right) = inner(low, high);
     let (mut at_left, mut at_right) = (at(left)?, at(right)?);
@@ -84,11 +94,27 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_nothing_has_minus_ln_c_and_who_is_certain_0() {
+    fn who_knows_nothing_has_minus_ln_c() {
         assert!((of_classes(&[0.3; 12], &[0, 1, 2]) + 4f64.ln()).abs() < 1e-12);
         // wrong throughout: no beta above 0 is of use
         assert!((of_classes(&[0.0, 1.0, 0.0, 1.0], &[0, 0]) + 2f64.ln()).abs() < 1e-4);
-        assert!(of_classes(&[0.0, 1.0, 0.5, 0.0], &[1, 0]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn who_is_right_throughout_has_more_the_farther_from_wrong() {
+        // margins of 1 and m: the scores' variance is that of {0, 1, m, 0}
+        let closed_form = |m: f64| {
+            let variance = (1.0 + m * m) / 4.0 - ((1.0 + m) / 4.0).powi(2);
+            let beta = STEEPEST / variance.sqrt();
+            -((-beta).exp().ln_1p() + (-beta * m).exp().ln_1p()) / 2.0
+        };
+        for scale in [1e-3, 1.0, 50.0] {
+            let found = [0.05, 0.2, 0.5, 1.0].map(|m| of_classes(&[0.0, scale, m * scale, 0.0], &[1, 0]));
+            for (m, found) in [0.05, 0.2, 0.5, 1.0].into_iter().zip(found) {
+                assert!((found - closed_form(m)).abs() < 1e-6, "{m}: {found} {}", closed_form(m));
+            }
+            assert!(found.is_sorted() && found[3] < 0.0, "{found:?}");
+        }
     }
 
     #[test]
@@ -99,7 +125,7 @@ mod tests {
         let candidates = mask(&[0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]);
         // first row: 2 e^b / (2 e^b + 1), second: e^b / (2 e^b + 1): their product is largest at infinity, 1 * 1 / 2
         let found = calibrated_log_likelihood(&scores, &right, &candidates, None).unwrap();
-        assert!((found - 0.5 * 0.5f64.ln()).abs() < 1e-12, "{found}");
+        assert!((found - 0.5 * 0.5f64.ln()).abs() < 1e-8, "{found}");
         let broken = &scores / 0.0;
         assert!(calibrated_log_likelihood(&broken, &right, &candidates, None).unwrap().is_nan());
     }

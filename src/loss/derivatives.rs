@@ -35,6 +35,13 @@ pub fn lines(theta: &[f64]) -> (Lines, Lines) {
     (Lines { slopes, intercepts }, Lines { slopes: weights, intercepts: constants })
 }
 
+/// theta with log w_1 .. log w_M less their mean.
+pub fn without_level(theta: &[f64]) -> Vec<f64> {
+    let (rest, logs) = theta.split_at(theta.len() / 2 + 1);
+    let level = logs.iter().sum::<f64>() / logs.len() as f64;
+    rest.iter().copied().chain(logs.iter().map(|log| log - level)).collect()
+}
+
 /// Where interval i of [-1, 1] begins.
 pub fn knot(i: usize, intervals: usize) -> f64 {
     -1.0 + 2.0 * i as f64 / intervals as f64

@@ -51,10 +51,14 @@ impl Unified {
         Unified { t: pieces(t, -1.0), tau: Tau::Lines(pieces(tau, 0.0)), w_max, tau_weights }
     }
 
-    /// theta [2M + 1], as `derivatives` has it.
+    /// theta [2M + 1], as `derivatives` has it. Weights that are divided by their mean are relative: those of theta are divided by
+    /// their geometric mean first, so that w_max bounds what one interval weighs against the others, not a level that means nothing.
     pub fn derivatives(theta: &[f64], w_max: f64, tau_weights: TauWeights, device: Device, kind: Kind) -> Unified {
         assert!(theta.len() >= 3 && !theta.len().is_multiple_of(2), "theta has 2M + 1 numbers");
-        let (t, loss) = derivatives::lines(theta);
+        let (t, loss) = match tau_weights {
+            TauWeights::Raw => derivatives::lines(theta),
+            TauWeights::Normalised => derivatives::lines(&derivatives::without_level(theta)),
+        };
         let pieces = |lines: Lines, low| Pieces::new(&lines.slopes, &lines.intercepts, low, device, kind);
         Unified { t: pieces(t, -1.0), tau: Tau::Powers(pieces(loss, 0.0)), w_max, tau_weights }
     }
@@ -165,6 +169,20 @@ mod tests {
         let p = Tensor::from_slice(&[0.1, 0.5, 0.9]);
         let (_, weight) = loss.weigh(&p, &-p.log());
         assert!((weight.mean(Kind::Double).double_value(&[]) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_level_of_relative_weights_means_nothing_and_no_bound_takes_their_differences_away() {
+        let at = |level: f64| {
+            let theta = [0.0, 0.0, 0.0, level - 0.5, level + 0.5];
+            let loss = Unified::derivatives(&theta, 4.0, TauWeights::Normalised, Device::Cpu, Kind::Double);
+            let p = Tensor::from_slice(&[0.2, 0.7]);
+            Vec::<f64>::try_from(loss.weigh(&p, &-p.log()).1).unwrap()
+        };
+        for level in [-3.0, 0.0, 1.9] {
+            let [low, high] = at(level)[..] else { panic!("two weights") };
+            assert!((high / low - 1f64.exp()).abs() < 1e-9 && (low + high - 2.0).abs() < 1e-9, "{level}: {low} {high}");
+        }
     }
 
     #[test]

@@ -173,6 +173,9 @@ def lines_of_derivatives(theta):
     """theta [2M + 1] = log t'_1 .. log t'_M, t(0), log w_1 .. log w_M -> (slopes, intercepts) of t by the cosine and of the
     loss by -log p. Both are continuous, and the loss of p = 1 is 0."""
     count = len(theta) // 2
+    if LEARNED["tau_weights"] == "normalised":  # relative weights have no level
+        level = sum(theta[count + 1:]) / count
+        theta = theta[:count + 1] + [log - level for log in theta[count + 1:]]
     slopes, weights = [math.exp(x) for x in theta[:count]], [math.exp(x) for x in theta[count + 1:]]
     # from the interval of 0 to both sides: neighbours meet at their knot
     intercepts, middle = [theta[count]] * count, count // 2
