@@ -20,9 +20,9 @@ pub struct OfClasses {
 
 impl OfClasses {
     /// For classes of so many training examples, those without any as if they had one; `None`: the loss does not ask.
-    pub fn new(loss: FixedLoss, counts: &[u64], device: Device, kind: Kind) -> Option<OfClasses> {
-        let classes = counts.len() as f64;
-        let counts = at_least_one(counts);
+    pub fn new(loss: FixedLoss, class_counts: &[u64], device: Device, kind: Kind) -> Option<OfClasses> {
+        let classes = class_counts.len() as f64;
+        let counts = at_least_one(class_counts);
         let tensor = |values: Vec<f64>| Some(tensor(&values, device, kind));
         let each = |of: &dyn Fn(f64) -> f64| counts.iter().map(|&count| of(count)).collect::<Vec<f64>>();
         // the effective number of examples, Cui et al. 2019, equation 2; the mean over classes is 1
@@ -39,7 +39,7 @@ impl OfClasses {
                 let weights = weighted.then(|| balancing(DEFERRED_BETA)).flatten();
                 Some(OfClasses { margins: tensor(margins), weights, ..OfClasses::default() })
             }
-            FixedLoss::BalancedSoftmax => Some(OfClasses { offsets: tensor(each(&f64::ln)), ..OfClasses::default() }),
+            FixedLoss::BalancedSoftmax => Some(OfClasses::adjusting_logits(1.0, class_counts, device, kind)),
             _ => None,
         }
     }

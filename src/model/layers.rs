@@ -108,14 +108,16 @@ impl BatchNorm {
             momentum: MOMENTUM,
             eps: self.eps,
         };
-        let as_one = || (phase != Phase::Test).then(|| norm.relu(x, shortcut)).flatten();
-        as_one().unwrap_or_else(|| {
-            let mut y = self.forward(weights, x, phase);
-            if let Some(shortcut) = shortcut {
-                y = y.g_add_(shortcut);
-            }
-            y.relu_()
-        })
+        if phase != Phase::Test
+            && let Some(y) = norm.relu(x, shortcut)
+        {
+            return y;
+        }
+        let mut y = self.forward(weights, x, phase);
+        if let Some(shortcut) = shortcut {
+            y = y.g_add_(shortcut);
+        }
+        y.relu_()
     }
 }
 

@@ -264,6 +264,16 @@ fn total(shape: Shape, of_block: impl Fn(usize, &mut [f32]) + Sync) -> (Vec<f64>
     (sums, second)
 }
 
+/// Has `of_block` write each block of [rows, C] numbers.
+fn write_blocks(shape: Shape, numbers: &mut [f32], of_block: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    let parts = Parts::new(numbers);
+    in_parallel(shape.blocks(), |block| {
+        let range = shape.block(block);
+        // SAFETY: blocks do not overlap
+        of_block(range.clone(), unsafe { parts.part(range) });
+    });
+}
+
 /// x and shortcut [rows, C] -> y [rows, C].
 pub fn forward(shape: Shape, x: &[f32], shortcut: Option<&[f32]>, of: &Channels, y: &mut [f32]) -> Statistics {
     let Shape { rows, channels } = shape;
@@ -281,11 +291,7 @@ pub fn forward(shape: Shape, x: &[f32], shortcut: Option<&[f32]>, of: &Channels,
     let statistics = Statistics { mean, variance: sums.iter().zip(&squares).map(variance).collect() };
 
     let affine = Affine::new(&statistics, of);
-    let parts = Parts::new(y);
-    in_parallel(shape.blocks(), |block| {
-        let range = shape.block(block);
-        // SAFETY: blocks do not overlap
-        let y = unsafe { parts.part(range.clone()) };
+    write_blocks(shape, y, |range, y| {
         let shortcut = shortcut.map(|shortcut| &shortcut[range.clone()]);
         apply_forward(&x[range], shortcut, &affine, y);
     });
@@ -354,15 +360,10 @@ pub fn backward(shape: Shape, of: &Backward, shortcut: WithShortcut, gradients: 
     let scale = |c: usize| f64::from(weight[c]) * inverse(c);
     let rows = rows as f64;
     let wide = |f: &dyn Fn(usize) -> f64| Wide::new(&(0..channels).map(|c| f(c) as f32).collect::<Vec<_>>());
-    let factors =
-        [wide(&scale), wide(&|c| scale(c) * dbias[c] / rows), wide(&|c| scale(c) * dweight[c] * inverse(c) / rows)];
-    let parts = Parts::new(dx);
-    in_parallel(shape.blocks(), |block| {
-        let range = shape.block(block);
-        // SAFETY: blocks do not overlap
-        let dx = unsafe { parts.part(range.clone()) };
-        let (dy, y) = g.map_or((dy, Some(&y)), |g| (g, None));
-        apply_backward(&dy[range.clone()], &x[range], y, &mean, factors.each_ref(), dx);
+    let (shift, slope) = (wide(&|c| scale(c) * dbias[c] / rows), wide(&|c| scale(c) * dweight[c] * inverse(c) / rows));
+    let (dy, gate) = g.map_or((dy, Some(&y)), |g| (g, None));
+    write_blocks(shape, dx, |range, dx| {
+        apply_backward(&dy[range.clone()], &x[range], gate, &mean, [&y.scale, &shift, &slope], dx);
     });
 }
 
