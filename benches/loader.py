@@ -20,6 +20,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import zipfile
 
@@ -105,7 +106,6 @@ def main():
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--python", default="python", help="with torch and torchvision")
     arguments = parser.parse_args()
     task, batch = arguments.task, 256 if arguments.task == "faces" else 128
     build = subprocess.run(["cargo", "bench", "--bench", "loader", "--no-run"], capture_output=True, text=True)
@@ -123,7 +123,7 @@ def main():
         tree, packed = os.path.join(directory, "tree"), os.path.join(directory, "packed.h5")
         {"faces": make_faces, "images": make_images}[task](tree, arguments.source, arguments.images)
         subprocess.run([amlfs, "prepare", task, tree, "--out", packed], check=True)
-        print(subprocess.run([arguments.python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout.strip())
+        print(subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout.strip())
         print(os.path.getsize(packed) // arguments.images, "bytes per image")
         for cores, threads, workers in [("0", 1, 0), ("0,1", 2, 2)]:
             ratios = {"Pillow": [], "torchvision.io": []}
@@ -133,7 +133,7 @@ def main():
                 ours = ours["images"] / ours["seconds" if workers else "cpu_seconds"]
                 line = f"  core(s) {cores}: amlfs {ours:.0f} images/s"
                 for peer in ratios:
-                    theirs = [arguments.python, "-W", "ignore", "-c", TORCHVISION, tree, task, peer, batch, workers]
+                    theirs = [sys.executable, "-W", "ignore", "-c", TORCHVISION, tree, task, peer, batch, workers]
                     theirs = float(run(cores, *theirs, arguments.passes))
                     ratios[peer].append(ours / theirs)
                     line += f"; {peer} {theirs:.0f}, ratio {ratios[peer][-1]:.2f}"

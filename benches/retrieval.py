@@ -11,15 +11,14 @@ is the largest resident set. The re-ranked distances are compared once: a neighb
 may differ, hence the share of distances that differ by more than 1e-5 is shown too.
 
     pip install torch numpy cython setuptools
-    pip download --no-deps --no-binary :all: torchreid   # torchreid/reid: metrics/distance.py, utils/rerank.py
-    # and of KaiyangZhou/deep-person-reid torchreid/metrics/rank_cylib/{rank_cy.pyx,setup.py}, all into one directory:
-    cd DIRECTORY && python setup.py build_ext --inplace
-    cargo build --release && python benches/retrieval.py --torchreid DIRECTORY
+    git clone https://github.com/KaiyangZhou/deep-person-reid
+    python benches/retrieval.py --torchreid deep-person-reid
 """
 import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -58,6 +57,16 @@ print(json.dumps({"seconds": seconds, "mib": memory, "map": float(map), "cmc": n
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
 
 
+def build_torchreid(checkout, directory):
+    """Copies what is measured out of a checkout, without the rest's imports, and builds its Cython."""
+    for file in ["metrics/distance.py", "utils/rerank.py", "metrics/rank_cylib/rank_cy.pyx", "metrics/rank_cylib/setup.py"]:
+        shutil.copy(os.path.join(checkout, "torchreid", file), directory)
+    built = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=directory,
+                           capture_output=True, text=True)
+    if built.returncode != 0:
+        raise SystemExit(built.stdout + built.stderr)
+
+
 def write(directory, queries, gallery, dimensions, noise):
     rng = np.random.default_rng(1)
     identities = max(2, 750 * gallery // 15913)
@@ -78,7 +87,7 @@ def write(directory, queries, gallery, dimensions, noise):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torchreid", required=True, help="distance.py, rerank.py and the built rank_cy")
+    parser.add_argument("--torchreid", required=True, help="a checkout of KaiyangZhou/deep-person-reid")
     parser.add_argument("--queries", type=int, default=3368)
     parser.add_argument("--gallery", type=int, default=15913)
     parser.add_argument("--dimensions", type=int, default=2048)
@@ -93,11 +102,14 @@ def main():
     if not program:
         raise SystemExit(build.stderr)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        torchreid = os.path.join(directory, "torchreid")
+        os.mkdir(torchreid)
+        build_torchreid(arguments.torchreid, torchreid)
         write(directory, arguments.queries, arguments.gallery, arguments.dimensions, arguments.noise)
 
         def run(*command):
             environment = os.environ | {"GLIBC_TUNABLES": TUNABLES} if command[0] == program[1] else os.environ
-            environment = environment | {"PYTHONPATH": arguments.torchreid}
+            environment = environment | {"PYTHONPATH": torchreid}
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
         for what, rounds in [("plain", arguments.rounds), ("reranked", arguments.reranking_rounds)]:

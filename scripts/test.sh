@@ -8,7 +8,7 @@ env_file=$(scripts/setup.sh --for-tests)
 # shellcheck source=/dev/null
 . "$env_file"
 
-shellcheck scripts/*.sh slurm/* containers/*.sh tests/slurm_cluster/*.sh .ci/run
+shellcheck scripts/*.sh benches/*.sh slurm/* containers/*.sh tests/slurm_cluster/*.sh .ci/run
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 before=$(git status --porcelain)

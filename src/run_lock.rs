@@ -84,11 +84,15 @@ impl RunLock {
             }
             let Some(text) = read(&file)? else { continue };
             let theirs = Owner::of(&text);
-            if lives(theirs.as_ref(), &owner, &file, &text, patience)? {
-                let theirs = theirs.map_or("another process".to_owned(), |theirs| theirs.to_string());
-                let works = if path.is_dir() { "works in this directory" } else { "makes this" };
-                let advice = "wait until it ends, or name another --out";
-                return Err(Error::failed(format!("{}: {theirs} {works}; {advice}", path.display())));
+            match &theirs {
+                Some(theirs) if lives(theirs, &owner, &file, &text, patience)? => {
+                    let works = if path.is_dir() { "works in this directory" } else { "makes this" };
+                    let advice = "wait until it ends, or name another --out";
+                    return Err(Error::failed(format!("{}: {theirs} {works}; {advice}", path.display())));
+                }
+                // half a file is being written now, or will never be whole
+                None if changes(&file, &text, patience / 6)? => continue,
+                _ => {}
             }
             // of several that see this, the last one to rename has it; the others find that out
             let own = atomic_file::with_suffix(&file, &format!(".{}-{}", owner.process, owner.asked));
@@ -221,31 +225,30 @@ fn owner_of(file: &Path) -> Result<Option<Owner>> {
     Ok(read(file)?.and_then(|text| Owner::of(&text)))
 }
 
-/// Whether the owner of `file` lives; `text`: what the file was when it was read. Half a file is being written now, or will
-/// never be whole.
-fn lives(theirs: Option<&Owner>, ours: &Owner, file: &Path, text: &str, patience: Duration) -> Result<bool> {
-    let here = theirs.filter(|theirs| theirs.machine == ours.machine);
-    if let (Some(theirs), None) = (theirs, here) {
+/// Whether the owner of `file` lives; `text`: what the file was when it was read.
+fn lives(theirs: &Owner, ours: &Owner, file: &Path, text: &str, patience: Duration) -> Result<bool> {
+    if theirs.machine != ours.machine {
         log::info!("{}: {theirs} was the last owner; waiting for a sign of life", file.display());
+        return Ok(changes(file, text, patience)? && file.exists());
     }
     let begin = Instant::now();
-    if let Some(theirs) = here {
-        // the launcher may be about to end it
-        while start_of(theirs.process) == Some(theirs.started) {
-            if begin.elapsed() > patience / 6 {
-                return Ok(true);
-            }
-            std::thread::sleep(Duration::from_millis(50));
+    // the launcher may be about to end it
+    while start_of(theirs.process) == Some(theirs.started) {
+        if begin.elapsed() > patience / 6 {
+            return Ok(true);
         }
-        return Ok(false);
+        std::thread::sleep(Duration::from_millis(50));
     }
-    let patience = if theirs.is_some() { patience } else { patience / 6 };
+    Ok(false)
+}
+
+/// Waits until `file` is not `text` any more, or not there; `false`: it still is, after so long.
+fn changes(file: &Path, text: &str, patience: Duration) -> Result<bool> {
+    let begin = Instant::now();
     while begin.elapsed() < patience {
-        std::thread::sleep(patience / 30);
-        match read(file)? {
-            None => return Ok(false),
-            Some(now) if now != text => return Ok(true),
-            Some(_) => {}
+        std::thread::sleep(patience / 100);
+        if read(file)?.as_deref() != Some(text) {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -358,6 +361,19 @@ mod tests {
         std::thread::sleep(BEAT + Duration::from_secs(1));
         let error = lock.check().unwrap_err().to_string();
         assert!(error.ends_with("process 3 on n2 (job 41) has taken it over"), "{error}");
+    }
+
+    #[test]
+    fn who_finds_half_a_file_waits_for_the_rest_and_says_whose_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = File::create(directory.path().join(NAME)).unwrap();
+        let writing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            fill(&handle, &Owner::this()).unwrap();
+        });
+        let error = RunLock::take(directory.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {} on ", std::process::id())), "{error}");
+        writing.join().unwrap();
     }
 
     #[test]

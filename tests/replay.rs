@@ -114,7 +114,7 @@ fn a_training_with_a_fitted_loss_is_that_with_the_loss_and_a_search_starts_from_
     let start = format!("--init-mu={derivatives}");
     let search = run(&named("search"), &[&start], &[one_epoch, small]);
     assert_eq!(search.history[0].mu, mean);
-    assert_eq!(search.policy.sigma, [vec![0.0; 6], vec![0.3], vec![0.15; 6]].concat());
+    assert_eq!(search.policy.sigma, [vec![0.0; 6], vec![0.3], vec![0.063; 6]].concat());
     assert!(
         search.info.config.contains("tau_weights = \"normalised\"") && search.info.config.contains("\"derivatives\"")
     );

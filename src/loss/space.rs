@@ -23,6 +23,9 @@ pub enum SpaceKind {
     Derivatives,
 }
 
+/// The group of `SpaceKind::Derivatives` whose components are the logarithms of the examples' weights.
+pub const LOG_WEIGHT: &str = "log_weight";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     pub kind: SpaceKind,
@@ -61,7 +64,7 @@ impl Space {
             SpaceKind::Derivatives => vec![
                 group("t_log_slope", intervals, 0.0),
                 group("t_offset", intervals.min(1), 0.0),
-                group("log_weight", intervals, 0.0),
+                group(LOG_WEIGHT, intervals, 0.0),
             ],
         }
     }

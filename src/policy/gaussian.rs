@@ -2,7 +2,7 @@
 
 use rand_distr::{Distribution, StandardNormal};
 
-use super::Settings;
+use super::{Neighbours, Settings};
 use crate::rng::{Purpose, rng};
 use crate::state::PolicyState;
 
@@ -15,24 +15,34 @@ fn noise(settings: &Settings, round: usize, draw: usize, count: usize) -> Vec<f6
         return independent;
     }
     let mut smooth = Vec::with_capacity(count);
-    for &size in &settings.groups {
-        let group = &independent[smooth.len()..][..size];
-        let sum = |row: Vec<f64>| -> f64 { row.iter().zip(group).map(|(weight, eps)| weight * eps).sum() };
-        smooth.extend(smoothing(size, settings.smoothness).into_iter().map(sum));
+    for &group in &settings.groups {
+        let own = &independent[smooth.len()..][..group.size];
+        let sum = |row: Vec<f64>| -> f64 { row.iter().zip(own).map(|(weight, eps)| weight * eps).sum() };
+        smooth.extend(smoothing(group, settings.smoothness).into_iter().map(sum));
     }
     smooth
 }
 
 /// [M, M]: rows of Gaussian weights around the diagonal, `length` intervals wide, each of norm 1, so that every component
-/// keeps its variance.
-fn smoothing(intervals: usize, length: f64) -> Vec<Vec<f64>> {
+/// keeps its variance. Without a level the columns sum to 0, and the variance is 1 on average.
+fn smoothing(group: Neighbours, length: f64) -> Vec<Vec<f64>> {
+    let intervals = group.size;
     let row = |i: usize| {
         let weights = (0..intervals).map(|j| (-((i as f64 - j as f64) / length).powi(2)).exp());
         let weights: Vec<f64> = weights.collect();
         let norm = norm(&weights);
         weights.into_iter().map(|weight| weight / norm).collect()
     };
-    (0..intervals).map(row).collect()
+    let mut rows: Vec<Vec<f64>> = (0..intervals).map(row).collect();
+    if !group.level && intervals > 1 {
+        for j in 0..intervals {
+            let mean = rows.iter().map(|row| row[j]).sum::<f64>() / intervals as f64;
+            rows.iter_mut().for_each(|row| row[j] -= mean);
+        }
+        let deviation = norm(&rows.concat()) / (intervals as f64).sqrt();
+        rows.iter_mut().flatten().for_each(|weight| *weight /= deviation);
+    }
+    rows
 }
 
 /// The thetas of a round: mu + sigma eps each, eps of its own.
@@ -111,7 +121,7 @@ mod tests {
             learning_rate: 0.0,
             betas: [0.0; 2],
             seed: 5,
-            groups: vec![4, 4],
+            groups: vec![Neighbours { size: 4, level: true }; 2],
             smoothness: 1.5,
         };
         let state = PolicyState { mu: vec![0.0; 8], sigma: vec![1.0; 8], step: 0, memory: Vec::new() };
@@ -125,5 +135,22 @@ mod tests {
             assert!((found - expected).abs() < 0.1, "{i}, {j}: {found} {expected}");
         }
         assert!(covariance(3, 4).abs() < 0.1, "groups are independent");
+    }
+
+    #[test]
+    fn draws_without_a_level_sum_to_zero_and_keep_their_variance_on_average() {
+        let groups = vec![Neighbours { size: 1, level: true }, Neighbours { size: 6, level: false }];
+        let settings = Settings { samples: 2000, seed: 5, groups, smoothness: 3.0, ..Settings::default() };
+        let state = PolicyState { mu: vec![0.0; 7], sigma: vec![1.0; 7], step: 0, memory: Vec::new() };
+        let thetas = independent(&settings, &state, 0);
+        assert!(thetas.iter().all(|theta| theta[1..].iter().sum::<f64>().abs() < 1e-12));
+        let mean_square = |i: usize| thetas.iter().map(|theta| theta[i].powi(2)).sum::<f64>() / 2000.0;
+        assert!((mean_square(0) - 1.0).abs() < 0.1);
+        assert!(((1..7).map(mean_square).sum::<f64>() / 6.0 - 1.0).abs() < 0.1);
+        // what is left is a tilt before all
+        let tilt = [-5.0, -3.0, -1.0, 1.0, 3.0, 5.0].map(|x: f64| x / 70f64.sqrt());
+        let along = |theta: &Vec<f64>| theta[1..].iter().zip(tilt).map(|(x, tilt)| x * tilt).sum::<f64>().powi(2);
+        let share = thetas.iter().map(along).sum::<f64>() / 2000.0 / 6.0;
+        assert!((0.85..0.97).contains(&share), "{share}");
     }
 }

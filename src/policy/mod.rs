@@ -129,10 +129,19 @@ pub struct Settings {
     pub betas: [f64; 2],
     /// The run's.
     pub seed: u64,
-    /// Sizes of theta's groups, whose components are neighbours.
-    pub groups: Vec<usize>,
+    /// theta's groups, in order.
+    pub groups: Vec<Neighbours>,
     /// Over how many neighbours draws are correlated; 0: they are independent.
     pub smoothness: f64,
+}
+
+/// Components of theta that are neighbours.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbours {
+    pub size: usize,
+    /// Whether adding one number to all of them changes the loss. If not, correlated draws leave that direction out: it
+    /// would be the widest part of them, and rewards can say nothing of it.
+    pub level: bool,
 }
 
 /// Where a policy starts.

@@ -10,7 +10,8 @@ use mine::{Mine, Start};
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
-use crate::policy::{self, Policy, Settings, Update};
+use crate::loss::{Group, LOG_WEIGHT, TauWeights};
+use crate::policy::{self, Neighbours, Policy, Settings, Update};
 use crate::state::{EpochRecord, PolicyState, SampleKey, SampleProgress, SampleRecord, Status};
 use crate::task::Task;
 use crate::train::Observer;
@@ -60,12 +61,15 @@ pub trait Recorder {
 pub fn policy(config: &config::Config) -> Box<dyn Policy> {
     let config::Config { search, policy, run, .. } = config;
     let space = config.space();
+    let weights_have_level = config.typed().loss.tau_weights == TauWeights::Raw;
+    let neighbours =
+        |group: &Group| Neighbours { size: group.size, level: group.name != LOG_WEIGHT || weights_have_level };
     let settings = Settings {
         samples: search.samples,
         learning_rate: search.learning_rate,
         betas: search.betas,
         seed: run.seed,
-        groups: space.groups().iter().map(|group| group.size).collect(),
+        groups: space.groups().iter().map(neighbours).collect(),
         smoothness: search.smoothness.unwrap_or(0.0),
     };
     if space.intervals == 0 {

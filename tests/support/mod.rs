@@ -15,6 +15,12 @@ use amlfs::state::{Column, EPOCH_COLUMNS, SAMPLE_COLUMNS, Value};
 
 pub const AMLFS: &str = env!("CARGO_BIN_EXE_amlfs");
 
+thread_local! {
+    /// Where a test's mpirun keeps its session. All of a user's have one directory otherwise, which the last one removes: two that
+    /// begin at once can find it missing and then there (Open MPI 4.1: "mkdir was unable to create the desired directory").
+    static SESSIONS: tempfile::TempDir = tempfile::tempdir().expect("a temporary directory");
+}
+
 /// Only what hangs takes so long, on any machine.
 const HANGS: Duration = Duration::from_secs(300);
 
@@ -67,6 +73,7 @@ pub fn mpirun_program(ranks: usize, program: &Path) -> Command {
     // these are Open MPI's; other MPIs neither know nor need them
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     command.env("OMPI_MCA_rmaps_base_oversubscribe", "1").env("OMPI_MCA_hwloc_base_binding_policy", "none");
+    SESSIONS.with(|sessions| command.env("OMPI_MCA_orte_tmpdir_base", sessions.path()));
     command.env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe");
     command.arg(program).stdin(Stdio::null());
     command
