@@ -249,13 +249,22 @@ impl Search {
 
     /// The standard deviation of each component of theta: 0 where it is not searched.
     pub fn component_sigmas(&self) -> Vec<f64> {
-        let searched = |group: &Group| match self.transforms {
+        self.space().each(|group| self.group_sigma(group))
+    }
+
+    /// How many numbers there are to learn: of searched groups, all that change the loss.
+    pub fn numbers_to_learn(&self, tau_weights: TauWeights) -> usize {
+        let groups = self.space().groups().into_iter().filter(|group| group.size > 0 && self.group_sigma(group) > 0.0);
+        groups.map(|group| group.size - usize::from(!group.has_level(tau_weights))).sum()
+    }
+
+    fn group_sigma(&self, group: &Group) -> f64 {
+        let searched = match self.transforms {
             Transforms::Both => true,
             Transforms::T => group.of_t(),
             Transforms::Tau => !group.of_t(),
         };
-        let sigma = |group: &Group| self.sigmas.get(group.name).copied().unwrap_or(self.sigma);
-        self.space().each(|group| if searched(group) { sigma(group) } else { 0.0 })
+        if searched { self.sigmas.get(group.name).copied().unwrap_or(self.sigma) } else { 0.0 }
     }
 }
 

@@ -21,7 +21,7 @@ pub use head::{Head, HeadGradient, HeadKind};
 pub use nearest::{Difference, MOST_P, Nearest, nearest};
 use of_classes::{OfClasses, WithClasses};
 pub use pull::Pull;
-pub use space::{Group, LOG_WEIGHT, Space, SpaceKind, Transforms};
+pub use space::{Group, Space, SpaceKind, Transforms};
 pub use triplet::batch_hard_triplet;
 pub use unified::{TauWeights, Unified};
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TauWeights;
+
 /// What is searched; the other transform stays the identity.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -24,7 +26,7 @@ pub enum SpaceKind {
 }
 
 /// The group of `SpaceKind::Derivatives` whose components are the logarithms of the examples' weights.
-pub const LOG_WEIGHT: &str = "log_weight";
+const LOG_WEIGHT: &str = "log_weight";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -46,6 +48,11 @@ impl Group {
     /// Whether it is a part of t; the others are of tau.
     pub fn of_t(&self) -> bool {
         self.name.starts_with("t_")
+    }
+
+    /// Whether adding one number to all its components changes the loss. Weights that are divided by their mean are relative.
+    pub fn has_level(&self, tau_weights: TauWeights) -> bool {
+        self.name != LOG_WEIGHT || tau_weights == TauWeights::Raw
     }
 }
 
@@ -115,6 +122,9 @@ mod tests {
         assert_eq!(space.identity(), [0.0; 5]);
         assert_eq!(space.names(), ["t_log_slope_1", "t_log_slope_2", "t_offset", "log_weight_1", "log_weight_2"]);
         assert_eq!(space.dimension(), 5);
+        let levels = |weights| space.groups().iter().map(|group| group.has_level(weights)).collect::<Vec<_>>();
+        assert_eq!(levels(TauWeights::Raw), [true; 3]);
+        assert_eq!(levels(TauWeights::Normalised), [true, true, false]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use mine::{Mine, Start};
 use crate::comm::Comm;
 use crate::config::{self, DataOrder};
 use crate::error::{Error, Result};
-use crate::loss::{Group, LOG_WEIGHT, TauWeights};
+use crate::loss::Group;
 use crate::policy::{self, Neighbours, Policy, Settings, Update};
 use crate::state::{EpochRecord, PolicyState, SampleKey, SampleProgress, SampleRecord, Status};
 use crate::task::Task;
@@ -61,9 +61,8 @@ pub trait Recorder {
 pub fn policy(config: &config::Config) -> Box<dyn Policy> {
     let config::Config { search, policy, run, .. } = config;
     let space = config.space();
-    let weights_have_level = config.typed().loss.tau_weights == TauWeights::Raw;
-    let neighbours =
-        |group: &Group| Neighbours { size: group.size, level: group.name != LOG_WEIGHT || weights_have_level };
+    let tau_weights = config.typed().loss.tau_weights;
+    let neighbours = |group: &Group| Neighbours { size: group.size, level: group.has_level(tau_weights) };
     let settings = Settings {
         samples: search.samples,
         learning_rate: search.learning_rate,
