@@ -12,8 +12,12 @@ set -euo pipefail
 out=$(realpath "${1:?usage: benches/all.sh OUT [NAME...]}")
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
+all=(throughput ranks loader identification retrieval head average)
 names=("${@:2}")
-[ ${#names[@]} -gt 0 ] || names=(throughput ranks loader identification retrieval head average)
+[ ${#names[@]} -gt 0 ] || names=("${all[@]}")
+for name in "${names[@]}"; do
+    [[ " ${all[*]} " = *" $name "* ]] || { printf 'all.sh: no benchmark %s; there are %s\n' "$name" "${all[*]}" >&2; exit 2; }
+done
 mkdir -p "$out"
 
 env_file=$(scripts/setup.sh)
@@ -86,7 +90,6 @@ for name in "${names[@]}"; do
             bench head cargo bench --locked --bench head || failed+=(head)
             bench head-python "$PYTHON" benches/head.py || failed+=(head-python) ;;
         average) bench average cargo bench --locked --bench average || failed+=(average) ;;
-        *) printf 'all.sh: no benchmark %s\n' "$name" >&2; exit 2 ;;
     esac
 done
 if [ ${#failed[@]} -gt 0 ]; then
