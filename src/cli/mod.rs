@@ -95,8 +95,8 @@ pub struct RunArguments {
     /// dukemtmc-spherereid (or -sft, -mgn), demo
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// How to search: paper, AM-LFS' own settings, or robust, for fewer samples and epochs than the paper's
-    /// (docs/search.md); default: the preset's
+    /// How to search: paper, AM-LFS' own settings; robust, for fewer samples and epochs than the paper's; late, robust once the
+    /// learning rate has fallen, for a loss to train anew with (docs/search.md); default: the preset's
     #[arg(long, value_name = "NAME", value_parser = searches())]
     search: Option<String>,
     /// A TOML file with settings, which override the preset's; repeatable, the last one wins. All keys and their
@@ -252,7 +252,7 @@ fn losses() -> PossibleValuesParser {
 }
 
 fn searches() -> PossibleValuesParser {
-    PossibleValuesParser::new(SEARCHES.iter().map(|(name, _)| *name))
+    PossibleValuesParser::new(SEARCHES.iter().map(|(name, ..)| *name))
 }
 
 fn policies() -> PossibleValuesParser {

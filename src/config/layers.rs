@@ -28,9 +28,12 @@ pub const PRESETS: &[(&str, &str, &str)] = &[
 ];
 const PAPER: &str = "paper";
 const ROBUST: &str = "robust";
-/// How to search, by the name that `--search` has: a layer over any preset.
-pub const SEARCHES: &[(&str, &str)] =
-    &[(PAPER, include_str!("../presets/search-paper.toml")), (ROBUST, include_str!("../presets/search-robust.toml"))];
+/// How to search, by the name that `--search` has: a layer over any preset, and the search that it is itself a layer over.
+pub const SEARCHES: &[(&str, &str, Option<&str>)] = &[
+    (PAPER, include_str!("../presets/search-paper.toml"), None),
+    (ROBUST, include_str!("../presets/search-robust.toml"), None),
+    ("late", include_str!("../presets/search-late.toml"), Some(ROBUST)),
+];
 const SPHEREREID: &str = include_str!("../presets/reid-spherereid.toml");
 const SFT: &str = include_str!("../presets/reid-sft.toml");
 const MGN: &str = include_str!("../presets/reid-mgn.toml");
@@ -49,7 +52,7 @@ impl Layers {
         let mut layers = Layers(vec![("defaults".into(), parse(DEFAULTS).expect("defaults.toml is valid"))]);
         let Some(name) = preset else {
             return match search {
-                Some(search) => layers.add_search(search, None).map(|()| layers),
+                Some(search) => layers.add_search(search, &mut None).map(|()| layers),
                 None => Ok(layers),
             };
         };
@@ -64,15 +67,19 @@ impl Layers {
             layers.0.push((format!("preset {name}, recipe {loss}"), recipe));
         }
         let search = search.unwrap_or(own_search);
-        layers.add_search(search, searches.as_mut().and_then(|searches| take(searches, search)))?;
+        layers.add_search(search, &mut searches)?;
         Ok(layers)
     }
 
-    /// The settings of a search, and what a preset says else for it.
-    fn add_search(&mut self, name: &str, of_preset: Option<Table>) -> Result<()> {
-        let Some((_, text)) = SEARCHES.iter().find(|(known, _)| *known == name) else {
-            return Err(unknown("--search", name, "search", SEARCHES.iter().map(|(name, _)| *name)));
+    /// The settings of a search over those of the one below it, and what a preset says else for each.
+    fn add_search(&mut self, name: &str, of_preset: &mut Option<Value>) -> Result<()> {
+        let Some((_, text, below)) = SEARCHES.iter().find(|(known, ..)| *known == name) else {
+            return Err(unknown("--search", name, "search", SEARCHES.iter().map(|(name, ..)| *name)));
         };
+        if let Some(below) = below {
+            self.add_search(below, of_preset)?;
+        }
+        let of_preset = of_preset.as_mut().and_then(|searches| take(searches, name));
         self.0.push((format!("search {name}"), parse(text).expect("searches are valid")));
         self.0.extend(of_preset.map(|table| (format!("search {name} of the preset"), table)));
         Ok(())
@@ -137,10 +144,10 @@ impl Layers {
         let mut merged = Table::new();
         for (_, table) in &self.0 {
             // two ways to say one thing: the later one holds
-            if value(table, "search.round_epochs").is_some()
-                && let Some(Value::Table(search)) = merged.get_mut("search")
-            {
-                search.remove("rounds");
+            for (said, other) in [("search.round_epochs", "rounds"), ("search.warmup_epochs", "late")] {
+                if let (Some(_), Some(Value::Table(search))) = (value(table, said), merged.get_mut("search")) {
+                    search.remove(other);
+                }
             }
             merge(&mut merged, table);
         }
@@ -290,7 +297,35 @@ mod tests {
         assert_eq!(numbers(&robust), 6, "t(0) and M weights, of which one follows from the others");
         assert_eq!(numbers(&resolve("cifar10", Some("robust"), &["loss.tau_weights=raw"])), 7);
         let error = Layers::new(None, None, Some("rubust")).err().unwrap().to_string();
-        assert_eq!(error, "--search rubust: there is no such search; known: paper, robust");
+        assert_eq!(error, "--search rubust: there is no such search; known: paper, robust, late");
+    }
+
+    #[test]
+    fn a_late_search_is_the_robust_one_from_the_first_milestone_on() {
+        let resolve = |preset: &str, set: &[&str]| {
+            let mut layers = Layers::new(Some(preset), None, Some("late")).unwrap();
+            for assignment in ["data.path=x"].iter().chain(set) {
+                layers.set_text(assignment).unwrap();
+            }
+            layers.resolve().unwrap()
+        };
+        let rounds = |preset: &str, set: &[&str]| {
+            let search = resolve(preset, set).search;
+            (search.warmup_epochs, search.round_epochs)
+        };
+        assert_eq!(rounds("cifar10", &[]), (100, 13), "8 rounds of 100 epochs");
+        assert_eq!(rounds("cifar10", &["train.milestones=[40, 60]", "train.epochs=80"]), (40, 5));
+        assert_eq!(rounds("cifar10", &["train.milestones=[]"]), (100, 13), "the rate never falls: half");
+        assert_eq!(rounds("cifar10", &["train.milestones=[300]"]), (100, 13), "not within the training");
+        assert_eq!(rounds("cifar10", &["search.warmup_epochs=8"]), (8, 24));
+        assert_eq!(rounds("cifar10", &["search.late=false"]), (0, 25));
+        let demo = resolve("demo", &[]).search;
+        assert_eq!(
+            (demo.rounds, demo.sigmas["log_weight"]),
+            (Some(4), 0.063),
+            "the preset's own for the robust search"
+        );
+        assert_eq!(demo.name.unwrap(), "late");
     }
 
     #[test]

@@ -111,6 +111,10 @@ impl TypedConfig {
         if train.average.is_some() {
             search.reward_weights.get_or_insert(RewardWeights::Average);
         }
+        if search.late {
+            let falls = train.milestones.first().copied().filter(|&epoch| epoch < train.epochs);
+            search.warmup_epochs = falls.unwrap_or(train.epochs / 2);
+        }
         if let Some(rounds) = search.rounds {
             search.round_epochs = train.epochs.saturating_sub(search.warmup_epochs).div_ceil(rounds).max(1);
         }

@@ -60,9 +60,12 @@ impl TypedConfig {
             ours.remove(key);
         }
         // one follows from the other
-        let follows = if self.search.rounds.is_some() { "search.round_epochs" } else { "search.rounds" };
-        of_preset.remove(follows);
-        ours.remove(follows);
+        let rounds = if self.search.rounds.is_some() { "search.round_epochs" } else { "search.rounds" };
+        let warmup = if self.search.late { "search.warmup_epochs" } else { "search.late" };
+        for follows in [rounds, warmup] {
+            of_preset.remove(follows);
+            ours.remove(follows);
+        }
         let mut keys: Vec<&String> = of_preset.keys().chain(ours.keys()).collect();
         keys.sort();
         keys.dedup();

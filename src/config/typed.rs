@@ -216,6 +216,9 @@ pub struct Search {
     pub learning_rate: f64,
     pub betas: [f64; 2],
     pub warmup_epochs: usize,
+    /// Whether `warmup_epochs` is the first milestone, or half of the epochs where there is none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     pub round_epochs: usize,
     /// `None`: `round_epochs` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
