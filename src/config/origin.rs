@@ -140,6 +140,8 @@ mod tests {
         assert_eq!(told(&origin), ["run.stall_minutes 5.0 nothing", "train.epochs 30 14"]);
         let rounds = started(Some("demo"), None, &["search.round_epochs=3"]).origin().unwrap();
         assert_eq!(told(&rounds), ["search.round_epochs 3 4"]);
+        let late = started(Some("demo"), None, &["search.late=true"]).origin().unwrap();
+        assert_eq!(told(&late), ["search.late true nothing"]);
     }
 
     #[test]
