@@ -1,13 +1,14 @@
 //! Inner products in two steps, where only few of them matter: all of them fast with a bound of their error, then those that may
 //! matter one by one. The results are those of the second step alone, so they have the same bits on every machine.
 //!
-//! The first step takes bfloat16 where the processor multiplies it: eight times as fast as f32 with AMX. Libraries had faults there
-//! (oneDNN's bfloat16 convolutions of tiny images are wrong with AMX in libtorch 2.11 and 2.13), so some products of each
-//! matrix are checked.
+//! The first step takes bfloat16 where the processor multiplies it, eight times as fast as f32 with AMX, and 16-bit integers with AVX2
+//! alone, 1.7 times as fast. Libraries had faults there (oneDNN's bfloat16 convolutions of tiny images are wrong with AMX in libtorch
+//! 2.11 and 2.13), so some products of each matrix are checked.
 
 use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{has_one_dnn, product, to_vec};
+use super::integer_product::{PANEL, integer_products};
 
 /// What `dot` adds up side by side.
 const LANES: usize = 32;
@@ -19,18 +20,28 @@ const SUM_UNIT: f32 = 1.0 / (1 << 22) as f32;
 const CHECKED: usize = 16;
 /// More than the rounding of the bounds themselves.
 const MARGIN: f32 = 1.01;
+/// Of a vector of integers, before they are rounded: its numbers have 16 bits, and a product of two such vectors 31.
+const LONGEST: f32 = 32_000.0;
 
 /// How the fast products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fast {
     /// Factors and products in bfloat16, sums in f32.
     Brain,
+    /// Factors in 16-bit integers, all of a matrix on one scale, and sums exact.
+    Integer,
     /// f32 throughout, by oneDNN or by what libtorch has instead.
     Single { one_dnn: bool },
 }
 
+/// Any bits of its size are a number.
+pub trait Number: Copy {}
+impl Number for f32 {}
+impl Number for i32 {}
+impl Number for Brain {}
+
 /// A fast product, as it lies in memory.
-pub trait Approximate: Copy {
+pub trait Approximate: Number {
     fn value(self) -> f32;
 }
 
@@ -57,8 +68,36 @@ pub enum Products {
     Single(Tensor),
 }
 
+/// Features in the form that is multiplied.
+#[derive(Debug)]
+pub struct Prepared {
+    /// In rows [N, ..]; integers of the right-hand side as `integer_products` has them.
+    numbers: Tensor,
+    vectors: usize,
+    /// What 1 has become.
+    scale: f32,
+}
+
+/// Which factor of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Left,
+    Right,
+}
+
+impl Prepared {
+    pub fn share(&self) -> Prepared {
+        Prepared { numbers: self.numbers.shallow_clone(), ..*self }
+    }
+
+    /// Some vectors of a left-hand side.
+    pub fn narrow(&self, first: usize, vectors: usize) -> std::result::Result<Prepared, tch::TchError> {
+        Ok(Prepared { numbers: self.numbers.f_narrow(0, first as i64, vectors as i64)?, vectors, ..*self })
+    }
+}
+
 /// The numbers of a contiguous CPU tensor whose kind has T's size.
-pub fn numbers<T: Approximate>(tensor: &Tensor) -> &[T] {
+pub fn numbers<T: Number>(tensor: &Tensor) -> &[T] {
     assert!(
         tensor.device() == Device::Cpu && tensor.is_contiguous() && tensor.kind().elt_size_in_bytes() == size_of::<T>()
     );
@@ -70,36 +109,55 @@ impl Fast {
     /// The fastest on this machine for CPU features like these [N, D], N > 0.
     pub fn best(features: &Tensor) -> Fast {
         #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx512bf16") && features.device() == Device::Cpu {
-            return Fast::Brain;
+        if features.device() == Device::Cpu {
+            if std::is_x86_feature_detected!("avx512bf16") {
+                return Fast::Brain;
+            }
+            // with AVX-512 f32 has as many products per instruction
+            if std::is_x86_feature_detected!("avx2") && !std::is_x86_feature_detected!("avx512f") {
+                return Fast::Integer;
+            }
         }
         Fast::Single { one_dnn: has_one_dnn(features) }
     }
 
-    /// Features [N, D] f32 in the form that is multiplied.
-    pub fn prepare(self, features: &Tensor) -> Tensor {
-        match self {
-            Fast::Brain => features.to_kind(Kind::BFloat16),
-            Fast::Single { .. } => features.shallow_clone(),
-        }
-    }
-
-    /// Of two contiguous matrices that `prepare` has given.
-    pub fn products(self, a: &Tensor, b: &Tensor) -> std::result::Result<Products, tch::TchError> {
-        Ok(match self {
-            Fast::Brain => Products::Brain(a.f_mm(&b.tr())?.f_contiguous()?),
-            Fast::Single { one_dnn } => Products::Single(product(a, b, one_dnn)?),
-        })
-    }
-
-    /// How far vectors [N, D] and their prepared form are from 0 and from each other.
-    pub fn extents(self, features: &Tensor, prepared: &Tensor) -> std::result::Result<Vec<Extent>, tch::TchError> {
+    /// Features [N, D] f32 in the form that is multiplied, how long they are, and how far the two forms are apart.
+    pub fn prepare(self, features: &Tensor, side: Side) -> std::result::Result<(Prepared, Vec<Extent>), tch::TchError> {
         let norms = |of: &Tensor| to_vec(&of.f_norm_scalaropt_dim(2, [1i64].as_slice(), false)?);
-        let lost = match self {
-            Fast::Brain => norms(&(features - prepared.f_to_kind(Kind::Float)?))?,
-            Fast::Single { .. } => vec![0.0; features.size()[0] as usize],
+        let (vectors, long) = (features.size()[0] as usize, norms(features)?);
+        let prepared = |numbers, scale| Prepared { numbers, vectors, scale };
+        let (prepared, lost) = match self {
+            Fast::Brain => {
+                let rounded = features.f_to_kind(Kind::BFloat16)?;
+                let lost = norms(&(features - rounded.f_to_kind(Kind::Float)?))?;
+                (prepared(rounded, 1.0), lost)
+            }
+            Fast::Integer => {
+                let (rounded, scale) = integers(features, &long)?;
+                let lost = norms(&(features - &rounded / f64::from(scale)))?;
+                (prepared(in_pairs(&rounded, side)?, scale), lost)
+            }
+            Fast::Single { .. } => (prepared(features.shallow_clone(), 1.0), vec![0.0; vectors]),
         };
-        Ok(norms(features)?.into_iter().zip(lost).map(|(norm, lost)| Extent { norm, lost }).collect())
+        Ok((prepared, long.into_iter().zip(lost).map(|(norm, lost)| Extent { norm, lost }).collect()))
+    }
+
+    /// Of a left-hand and a right-hand side that `prepare` has given.
+    pub fn products(self, a: &Prepared, b: &Prepared) -> std::result::Result<Products, tch::TchError> {
+        Ok(match self {
+            Fast::Brain => Products::Brain(a.numbers.f_mm(&b.numbers.tr())?.f_contiguous()?),
+            Fast::Integer => {
+                let pairs = a.numbers.size()[1] as usize;
+                let shape = [a.vectors as i64, b.vectors as i64];
+                let products = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+                // SAFETY: as many f32, and nobody else has the tensor
+                let all = unsafe { std::slice::from_raw_parts_mut(products.data_ptr() as *mut f32, products.numel()) };
+                let factor = 1.0 / a.scale / b.scale;
+                integer_products(numbers(&a.numbers), numbers(&b.numbers), pairs, b.vectors, factor, all);
+                Products::Single(products)
+            }
+            Fast::Single { one_dnn } => Products::Single(product(&a.numbers, &b.numbers, one_dnn)?),
+        })
     }
 
     /// Whether the bound holds for some of the products of a [n, D] and b [m, D], of at most these extents.
@@ -131,10 +189,29 @@ impl Fast {
     pub fn below(self, score: f32, error: f32) -> f32 {
         let least = score - error;
         match self {
-            Fast::Single { .. } => least,
+            Fast::Integer | Fast::Single { .. } => least,
             Fast::Brain if least > 0.0 => least / (1.0 + MARGIN * UNIT),
             Fast::Brain => least / (1.0 - MARGIN * UNIT),
         }
+    }
+}
+
+/// Features [N, D], whose lengths are `long`, as integers in f32, and the scale that they are on.
+fn integers(features: &Tensor, long: &[f32]) -> std::result::Result<(Tensor, f32), tch::TchError> {
+    let scale = (LONGEST / long.iter().copied().fold(f32::MIN_POSITIVE, f32::max)).min(f32::MAX.sqrt());
+    Ok(((features * f64::from(scale)).f_round()?, scale))
+}
+
+/// Integers [N, D] in f32 as `integer_products` has them: [N, pairs] or [panels, pairs, PANEL].
+fn in_pairs(integers: &Tensor, side: Side) -> std::result::Result<Tensor, tch::TchError> {
+    let (vectors, dimensions, panel) = (integers.size()[0], integers.size()[1], PANEL as i64);
+    let panels = (vectors + panel - 1) / panel;
+    let rows = if side == Side::Left { vectors } else { panels * panel };
+    let padding = [0, dimensions % 2, 0, rows - vectors];
+    let pairs = integers.f_constant_pad_nd(padding)?.f_to_kind(Kind::Int16)?.f_contiguous()?.f_view_dtype(Kind::Int)?;
+    match side {
+        Side::Left => Ok(pairs),
+        Side::Right => pairs.f_view([panels, panel, -1])?.f_transpose(1, 2)?.f_contiguous(),
     }
 }
 
@@ -216,14 +293,15 @@ mod tests {
     #[test]
     fn wrong_products_are_noticed() {
         let random = |rows: i64| Tensor::rand([rows, 64], (Kind::Float, Device::Cpu)) - 0.5;
-        let extent = |fast: Fast, of: &Tensor| {
-            fast.extents(of, &fast.prepare(of)).unwrap().into_iter().fold(Extent::default(), Extent::or)
-        };
         for (n, m) in [(1, 1), (3, 2), (1024, 256), (1000, 201)] {
             let (a, b) = (random(n), random(m));
-            for fast in [Fast::Brain, Fast::Single { one_dnn: false }] {
-                let right = fast.products(&fast.prepare(&a), &fast.prepare(&b)).unwrap();
-                let (of_a, of_b) = (extent(fast, &a), extent(fast, &b));
+            for fast in [Fast::Brain, Fast::Integer, Fast::Single { one_dnn: false }] {
+                let prepare = |of: &Tensor, side| {
+                    let (prepared, extents) = fast.prepare(of, side).unwrap();
+                    (prepared, extents.into_iter().fold(Extent::default(), Extent::or))
+                };
+                let ((a_prepared, of_a), (b_prepared, of_b)) = (prepare(&a, Side::Left), prepare(&b, Side::Right));
+                let right = fast.products(&a_prepared, &b_prepared).unwrap();
                 let holds = |products: &Products| fast.holds(products, (numbers(&a), of_a), (numbers(&b), of_b), 64);
                 assert!(holds(&right), "{fast:?} {n} {m}");
                 for change in [&|of: &Tensor| of + 3.0, &|of: &Tensor| of / 0.0, &|of: &Tensor| -(of + 2.0)]
@@ -242,18 +320,19 @@ mod tests {
     /// The pairs whose fast product is below what it must exceed are those that don't matter, and few others are looked at.
     #[test]
     fn no_pair_that_matters_is_below_and_few_others_are_above() {
-        for (dimensions, scale) in [(512i64, 1.0), (17, 30.0), (64, 1e-3)] {
+        for (dimensions, scale) in [(512i64, 1.0), (17, 30.0), (64, 1e-3), (1, 2.0)] {
             let _guard = tch::no_grad_guard();
             let random = |rows: i64| Tensor::randn([rows, dimensions], (Kind::Float, Device::Cpu)) * scale;
             let (a, b) = (random(300), random(40));
             let rows = |of: &Tensor| -> Vec<Vec<f32>> { Vec::try_from(of).unwrap() };
             let (rows_a, rows_b) = (rows(&a), rows(&b));
             let exact: Vec<f32> = rows_a.iter().flat_map(|a| rows_b.iter().map(|b| dot(a, b))).collect();
-            for fast in [Fast::Brain, Fast::Single { one_dnn: has_one_dnn(&a) }, Fast::Single { one_dnn: false }] {
-                let extents = |of: &Tensor| fast.extents(of, &fast.prepare(of)).unwrap();
-                let (of_a, of_b) = (extents(&a), extents(&b));
+            let single = |one_dnn| Fast::Single { one_dnn };
+            for fast in [Fast::Brain, Fast::Integer, single(has_one_dnn(&a)), single(false)] {
+                let (a, of_a) = fast.prepare(&a, Side::Left).unwrap();
+                let (b, of_b) = fast.prepare(&b, Side::Right).unwrap();
                 let error = |i: usize| of_a[i / 40].error_with(of_b[i % 40], dimensions as usize);
-                let products = fast.products(&fast.prepare(&a), &fast.prepare(&b)).unwrap();
+                let products = fast.products(&a, &b).unwrap();
                 let products: Vec<f32> = match &products {
                     Products::Brain(of) => numbers::<Brain>(of).iter().map(|product| product.value()).collect(),
                     Products::Single(of) => numbers::<f32>(of).to_vec(),

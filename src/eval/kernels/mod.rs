@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod bounded_product;
 pub mod inner_products;
+mod integer_product;
 pub mod largest;
 mod unit_rows;
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::eval::kernels::bounded_product::{Extent, Fast, dot, numbers};
+use crate::eval::kernels::bounded_product::{Extent, Fast, Prepared, Side, dot, numbers};
 use crate::eval::kernels::inner_products::{check_matrix, to_vec};
 use crate::eval::kernels::largest::Largest;
 use crate::eval::pairs::verification::false_accepts;
@@ -51,7 +51,7 @@ struct Tile {
     /// [probes, D]
     features: Tensor,
     /// The same, as they are multiplied fast, and how near that is.
-    prepared: Tensor,
+    prepared: Prepared,
     extents: Vec<Extent>,
     best: Vec<Largest>,
     /// For each probe, the score that a distractor must exceed to change anything.
@@ -79,10 +79,11 @@ impl Identification {
         let probes = probes.detach().contiguous();
         let fast = Fast::best(&probes);
         let tile = |features: Tensor| -> Result<Tile> {
-            let (count, prepared) = (features.size()[0] as usize, fast.prepare(&features));
+            let (prepared, extents) = fast.prepare(&features, Side::Right)?;
+            let count = extents.len();
             Ok(Tile {
-                extents: fast.extents(&features, &prepared)?,
                 prepared,
+                extents,
                 features,
                 best: vec![Largest::new(keep); count],
                 thresholds: vec![f32::NEG_INFINITY; count],

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tch::Tensor;
 
 use super::{Bad, Identification, PIECE, Tile};
-use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Products, dot, numbers};
+use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Prepared, Products, Side, dot, numbers};
 use crate::eval::kernels::inner_products::OneThread;
 use crate::eval::kernels::largest::Largest;
 
@@ -27,7 +27,7 @@ struct Scored {
     /// [n, D]
     features: Tensor,
     /// The same, as they are multiplied fast.
-    prepared: Tensor,
+    prepared: Prepared,
     dimensions: usize,
     /// The largest.
     extent: Extent,
@@ -35,7 +35,7 @@ struct Scored {
 
 impl Scored {
     fn share(&self) -> Scored {
-        Scored { features: self.features.shallow_clone(), prepared: self.prepared.shallow_clone(), ..*self }
+        Scored { features: self.features.shallow_clone(), prepared: self.prepared.share(), ..*self }
     }
 }
 
@@ -63,8 +63,7 @@ pub fn add_on_threads(
 ) -> std::result::Result<(), Bad> {
     let block = block.detach().contiguous();
     let (threads, fast) = (identifications[0].0.threads, identifications[0].0.fast);
-    let prepared = fast.prepare(&block);
-    let extents = fast.extents(&block, &prepared)?;
+    let (prepared, extents) = fast.prepare(&block, Side::Left)?;
     if let Some(bad) = extents.iter().position(|extent| !extent.norm.is_finite()) {
         return Err(Bad::Distractor(bad));
     }
@@ -132,15 +131,16 @@ impl TileOfAll<'_> {
         collected: &mut [Vec<f32>],
     ) -> std::result::Result<(), Bad> {
         let Some(Taker { tile, .. }) = self.takers.first() else { return Ok(()) };
-        let (prepared, probes) = (tile.prepared.shallow_clone(), tile.features.shallow_clone());
+        let (prepared, probes) = (tile.prepared.share(), tile.features.shallow_clone());
         let extent = tile.extents.iter().copied().fold(Extent::default(), Extent::or);
-        for (p, piece) in block.prepared.f_split(PIECE as i64, 0)?.iter().enumerate() {
-            let (mut fast, mut products) = (fast, fast.products(piece, &prepared)?);
-            let features = block.features.f_narrow(0, (p * PIECE) as i64, piece.size()[0])?;
+        for (p, features) in block.features.f_split(PIECE as i64, 0)?.into_iter().enumerate() {
+            let piece = block.prepared.narrow(p * PIECE, features.size()[0] as usize)?;
+            let (mut fast, mut products) = (fast, fast.products(&piece, &prepared)?);
             let (of_block, of_probes) = ((numbers(&features), block.extent), (numbers(&probes), extent));
             if !fast.holds(&products, of_block, of_probes, block.dimensions) {
                 fast = Fast::Single { one_dnn: false };
-                products = fast.products(&features, &probes)?;
+                let (left, right) = (fast.prepare(&features, Side::Left)?, fast.prepare(&probes, Side::Right)?);
+                products = fast.products(&left.0, &right.0)?;
             }
             match &products {
                 Products::Brain(of) => self.take(numbers::<Brain>(of), p * PIECE, block, fast, impostors, collected),

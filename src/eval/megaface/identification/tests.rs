@@ -148,8 +148,7 @@ impl Identification {
     fn set_fast(&mut self, fast: Fast) {
         self.fast = fast;
         for tile in &mut self.tiles {
-            tile.prepared = fast.prepare(&tile.features);
-            tile.extents = fast.extents(&tile.features, &tile.prepared).unwrap();
+            (tile.prepared, tile.extents) = fast.prepare(&tile.features, Side::Right).unwrap();
         }
     }
 }
@@ -170,9 +169,14 @@ fn one_two_and_four_parts_are_equal_to_the_last_bit_whatever_the_fast_scores_are
     let blocks = distractors.split(DISTRACTORS_PER_BLOCK as i64, 0);
     let mut first: Option<Identification> = None;
     let single = |one_dnn| Fast::Single { one_dnn };
-    for (parts, threads, fast) in
-        [(1, 1, Fast::Brain), (2, 1, Fast::Brain), (4, 2, Fast::Brain), (1, 2, single(false)), (2, 1, single(true))]
-    {
+    for (parts, threads, fast) in [
+        (1, 1, Fast::Brain),
+        (2, 1, Fast::Brain),
+        (4, 2, Fast::Brain),
+        (1, 2, Fast::Integer),
+        (2, 2, single(false)),
+        (2, 1, single(true)),
+    ] {
         let part = |rank: usize| {
             let mut part = Identification::new(&probes, KEEP, 100, threads).unwrap();
             part.set_fast(fast);
