@@ -134,8 +134,10 @@ impl Fast {
             }
             Fast::Integer => {
                 let (rounded, scale) = integers(features, &long)?;
-                let lost = norms(&(features - &rounded / f64::from(scale)))?;
-                (prepared(in_pairs(&rounded, side)?, scale), lost)
+                let numbers = in_pairs(&rounded, side)?;
+                let mut back = rounded;
+                let lost = back.f_mul_scalar_(1.0 / f64::from(scale))?.f_sub_(features)?;
+                (prepared(numbers, scale), norms(&lost)?)
             }
             Fast::Single { .. } => (prepared(features.shallow_clone(), 1.0), vec![0.0; vectors]),
         };
@@ -199,7 +201,7 @@ impl Fast {
 /// Features [N, D], whose lengths are `long`, as integers in f32, and the scale that they are on.
 fn integers(features: &Tensor, long: &[f32]) -> std::result::Result<(Tensor, f32), tch::TchError> {
     let scale = (LONGEST / long.iter().copied().fold(f32::MIN_POSITIVE, f32::max)).min(f32::MAX.sqrt());
-    Ok(((features * f64::from(scale)).f_round()?, scale))
+    Ok(((features * f64::from(scale)).f_round_()?, scale))
 }
 
 /// Integers [N, D] in f32 as `integer_products` has them: [N, pairs] or [panels, pairs, PANEL].
@@ -208,7 +210,9 @@ fn in_pairs(integers: &Tensor, side: Side) -> std::result::Result<Tensor, tch::T
     let panels = (vectors + panel - 1) / panel;
     let rows = if side == Side::Left { vectors } else { panels * panel };
     let padding = [0, dimensions % 2, 0, rows - vectors];
-    let pairs = integers.f_constant_pad_nd(padding)?.f_to_kind(Kind::Int16)?.f_contiguous()?.f_view_dtype(Kind::Int)?;
+    let numbers = integers.f_to_kind(Kind::Int16)?;
+    let numbers = if padding == [0; 4] { numbers } else { numbers.f_constant_pad_nd(padding)? };
+    let pairs = numbers.f_contiguous()?.f_view_dtype(Kind::Int)?;
     match side {
         Side::Left => Ok(pairs),
         Side::Right => pairs.f_view([panels, panel, -1])?.f_transpose(1, 2)?.f_contiguous(),
