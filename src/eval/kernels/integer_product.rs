@@ -93,11 +93,11 @@ mod wide {
                 let b = panel.as_ptr().add(pair * PANEL).cast();
                 [_mm256_loadu_si256(b), _mm256_loadu_si256(b.add(1))]
             };
-            for row in 0..R {
+            for (row, sums) in registers.iter_mut().enumerate() {
                 // SAFETY: the length is as asserted
                 let a = _mm256_set1_epi32(unsafe { *a.get_unchecked(row * pairs + pair) });
-                for half in 0..2 {
-                    registers[row][half] = _mm256_add_epi32(registers[row][half], _mm256_madd_epi16(a, b[half]));
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
                 }
             }
         }
