@@ -323,7 +323,7 @@ fn print_plan(config: &Config, comm: &Comm, devices: &[Device], task: &dyn Task)
     let search = config.search.name.as_deref().unwrap_or("as set");
     let (rounds, policy) = (search::searched_rounds(config), config.policy.name);
     if config.space().intervals > 0 {
-        let numbers = config.search.numbers_to_learn(config.typed().loss.tau_weights);
+        let numbers = config.numbers_to_learn();
         println!("# search: {search}; policy {policy}, {numbers} numbers to learn in {rounds} rounds");
     }
     println!("# {} rank(s), {} sample(s): {} per rank at most", comm.size(), samples, samples.div_ceil(comm.size()));

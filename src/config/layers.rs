@@ -292,10 +292,9 @@ mod tests {
         assert_eq!(resolve("megaface", None, &[]).train.average, None);
         assert_eq!(resolve("cifar10", Some("robust"), &["train.epochs=16"]).search.round_epochs, 2);
         assert_eq!(resolve("cifar10", Some("robust"), &["search.round_epochs=7"]).search.round_epochs, 7);
-        let numbers = |config: &Config| config.search.numbers_to_learn(config.typed().loss.tau_weights);
-        assert_eq!(numbers(&resolve("cifar10", None, &[])), 24, "4 M");
-        assert_eq!(numbers(&robust), 6, "t(0) and M weights, of which one follows from the others");
-        assert_eq!(numbers(&resolve("cifar10", Some("robust"), &["loss.tau_weights=raw"])), 7);
+        assert_eq!(resolve("cifar10", None, &[]).numbers_to_learn(), 24, "4 M");
+        assert_eq!(robust.numbers_to_learn(), 6, "t(0) and M weights, of which one follows from the others");
+        assert_eq!(resolve("cifar10", Some("robust"), &["loss.tau_weights=raw"]).numbers_to_learn(), 7);
         let error = Layers::new(None, None, Some("rubust")).err().unwrap().to_string();
         assert_eq!(error, "--search rubust: there is no such search; known: paper, robust, late");
     }

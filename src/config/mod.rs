@@ -135,7 +135,10 @@ impl TypedConfig {
         let validation_fraction = data.validation_fraction;
         Ok(match data.kind {
             DataKind::Cifar10 | DataKind::Cifar100 => {
-                let path = path("CIFAR: --data DIR (of its batches, in either version) or --data FILE (its .tar.gz)")?;
+                let path = path(
+                    "CIFAR, which is meant where no --preset or data.kind says otherwise: --data DIR (of its batches, in \
+                     either version) or --data FILE (its .tar.gz)",
+                )?;
                 let classes = if data.kind == DataKind::Cifar10 { 10 } else { 100 };
                 Source::Cifar { path, classes, size: data.size, validation_fraction }
             }
@@ -216,6 +219,11 @@ impl Config {
     pub fn space(&self) -> Space {
         let searched = matches!(self.loss.function, Function::Unified { .. });
         Space { intervals: if searched { self.search.intervals } else { 0 }, ..self.search.space() }
+    }
+
+    /// How many numbers a search has to learn: of theta's searched groups, all that change the loss.
+    pub fn numbers_to_learn(&self) -> usize {
+        self.search.numbers_to_learn(self.typed.loss.tau_weights)
     }
 
     pub fn typed(&self) -> &TypedConfig {

@@ -255,8 +255,7 @@ impl Search {
         self.space().each(|group| self.group_sigma(group))
     }
 
-    /// How many numbers there are to learn: of searched groups, all that change the loss.
-    pub fn numbers_to_learn(&self, tau_weights: TauWeights) -> usize {
+    pub(super) fn numbers_to_learn(&self, tau_weights: TauWeights) -> usize {
         let groups = self.space().groups().into_iter().filter(|group| group.size > 0 && self.group_sigma(group) > 0.0);
         groups.map(|group| group.size - usize::from(!group.has_level(tau_weights))).sum()
     }

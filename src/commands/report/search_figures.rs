@@ -300,14 +300,14 @@ pub fn sentences(group: &Group) -> Vec<String> {
     let run = group.runs[0];
     let config = &run.config;
     found.push(format!(
-        "B = {} samples in rounds of {} epoch(s), {} of {} epochs done{}, policy {}, {} numbers searched; label noise {} %.",
+        "B = {} samples in rounds of {} epoch(s), {} of {} epochs done{}, policy {}, {} numbers to learn; label noise {} %.",
         config.search.samples,
         config.search.round_epochs,
         run.checkpoint.epoch,
         config.train.epochs,
         if group.runs.len() > 1 { " (of the first run)" } else { "" },
         config.policy.name,
-        searched(group).iter().filter(|&&searched| searched).count(),
+        if searched(group).contains(&true) { config.numbers_to_learn() } else { 0 },
         100.0 * config.data.label_noise
     ));
     if let Some(Steps { count, sigmas, chance, beyond_chance }) = policy::steps(records()) {
