@@ -5,6 +5,7 @@ mod support;
 use std::path::Path;
 
 use amlfs::checkpoint::{self, Checkpoint};
+use amlfs::state::EpochRecord;
 use support::{NATURAL, SMALL, amlfs, assert_code, assert_error, finish, for_training, mpirun, path, text};
 
 /// Runs to the end and reads final.h5.
@@ -42,6 +43,30 @@ fn the_chosen_losses_train_the_searchs_own_model_again_to_the_last_bit() {
     let means = run(&directory.path().join("means"), &["train", &replay, "--replay-as=means"], &[&training, &other]);
     assert_eq!(means.history[0].samples[0].theta, search.history[0].mu);
     assert_eq!(means.history[5].samples[0].theta, search.history[2].mu);
+}
+
+#[test]
+fn a_mean_that_moved_no_farther_than_by_chance_is_replayed_with_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut search = run(&directory.path().join("search"), &[], &[SMALL, NATURAL]);
+    let (record, file) = (search.history[0].clone(), directory.path().join("moved.h5"));
+    let replay = format!("--replay={}", file.display());
+    for (delta, wandered) in [(0.5, true), (2.0, false)] {
+        let moved = |i| EpochRecord { delta_sigmas: delta + 0.05 * i as f64, chance_sigmas: 0.6, ..record.clone() };
+        (search.history, search.epoch) = ((0..6).map(moved).collect(), 6);
+        checkpoint::write(&file, &search).unwrap();
+        for (what, warned) in [("mean", wandered), ("means", wandered), ("chosen", false)] {
+            let arguments = ["train", &replay, "--dry-run", "--replay-as", what];
+            let output = amlfs(&[&arguments, &for_training(SMALL)[..]].concat());
+            assert_code(&output, 0);
+            let said = text(&output);
+            assert_eq!(
+                said.contains("no farther than chance would have moved it (0."),
+                warned,
+                "{delta} {what}: {said}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::comm;
 use crate::config::{Config, TypedConfig};
 use crate::error::{Error, Result};
 use crate::loss_file::LossFile;
+use crate::policy::{self, Steps};
 use crate::state::EpochRecord;
 
 /// What `--init-mu` or `--replay` names.
@@ -21,6 +22,8 @@ struct Learned {
     mean: Vec<f64>,
     means: Vec<Vec<f64>>,
     chosen: Vec<Vec<f64>>,
+    /// How far mu moved; of a loss by itself it is not known.
+    steps: Option<Steps>,
 }
 
 /// The configuration of a search that starts from the mean that `file`'s ended with, or from its loss. Errors: neither a
@@ -48,10 +51,24 @@ fn warn_of_sigma(arguments: &RunArguments, config: &Config, source: &str) {
     }
 }
 
+/// A mean that wandered is a loss at random, which is rarely a good one.
+fn warn_of_chance(steps: Option<&Steps>, source: &str) {
+    if let Some(Steps { sigmas, chance, beyond_chance: Some(false), .. }) = steps
+        && comm::launcher_rank() == 0
+    {
+        log::warn!(
+            "{source}: its mean moved no farther than chance would have moved it ({sigmas:.2} sigmas a round, {chance:.2} by chance):              nothing says that it is better than where the search began (docs/search.md)"
+        );
+    }
+}
+
 /// The configuration of a training with what `file`'s search learned, or with its loss. Errors: neither a search's
 /// checkpoint nor a loss, or a loss without the epochs that are wanted.
 pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result<Config> {
     let (learned, source) = (Learned::read(file)?, format!("--replay {}", file.display()));
+    if what != Replayed::Chosen {
+        warn_of_chance(learned.steps.as_ref(), &source);
+    }
     let rows = match what {
         Replayed::Mean => vec![learned.mean],
         Replayed::Means => learned.means,
@@ -86,7 +103,8 @@ impl Learned {
         let checkpoint = searched(file)?;
         let settings = losses(&checkpoint, file)?;
         let means = checkpoint.history.iter().map(|record| record.mu.clone()).collect();
-        Ok(Learned { settings, chosen: chosen(&checkpoint.history), means, mean: checkpoint.policy.mu })
+        let steps = policy::steps(&checkpoint.history);
+        Ok(Learned { settings, chosen: chosen(&checkpoint.history), means, mean: checkpoint.policy.mu, steps })
     }
 
     fn of_loss(file: LossFile) -> Learned {
@@ -105,7 +123,7 @@ impl Learned {
         ]);
         let search = part(vec![("space", Some(word(space))), ("intervals", Some((intervals as i64).into()))]);
         let settings = Table::from_iter([("search".into(), search.into()), ("loss".into(), loss.into())]);
-        Learned { settings, mean, means, chosen }
+        Learned { settings, mean, means, chosen, steps: None }
     }
 }
 
