@@ -57,7 +57,8 @@ fn warn_of_chance(steps: Option<&Steps>, source: &str) {
         && comm::launcher_rank() == 0
     {
         log::warn!(
-            "{source}: its mean moved no farther than chance would have moved it ({sigmas:.2} sigmas a round, {chance:.2} by chance):              nothing says that it is better than where the search began (docs/search.md)"
+            "{source}: its mean moved no farther than chance would have moved it ({sigmas:.2} sigmas a round, {chance:.2} by chance): \
+             nothing says that it is better than where the search began (docs/search.md)"
         );
     }
 }

@@ -226,6 +226,14 @@ mod tests {
         layers.resolve().unwrap_err().to_string()
     }
 
+    fn resolve(preset: &str, search: Option<&str>, set: &[&str]) -> Config {
+        let mut layers = Layers::new(Some(preset), None, search).unwrap();
+        for assignment in ["data.path=x"].iter().chain(set) {
+            layers.set_text(assignment).unwrap();
+        }
+        layers.resolve().unwrap()
+    }
+
     #[test]
     fn errors_name_key_value_source_and_what_is_allowed() {
         assert_eq!(error(&["search.sigma=-1"]), "search.sigma = -1 (--set search.sigma=-1): must be above 0");
@@ -275,13 +283,6 @@ mod tests {
 
     #[test]
     fn a_search_is_over_its_preset_and_the_later_way_to_say_rounds_holds() {
-        let resolve = |preset: &str, search: Option<&str>, set: &[&str]| {
-            let mut layers = Layers::new(Some(preset), None, search).unwrap();
-            for assignment in ["data.path=x"].iter().chain(set) {
-                layers.set_text(assignment).unwrap();
-            }
-            layers.resolve().unwrap()
-        };
         let named = |config: &Config| (config.search.name.clone().unwrap(), config.search.samples);
         assert_eq!(named(&resolve("demo", None, &[])), ("robust".into(), 4));
         assert_eq!(named(&resolve("demo", Some("paper"), &[])), ("paper".into(), 4));
@@ -301,15 +302,8 @@ mod tests {
 
     #[test]
     fn a_late_search_is_the_robust_one_from_the_first_milestone_on() {
-        let resolve = |preset: &str, set: &[&str]| {
-            let mut layers = Layers::new(Some(preset), None, Some("late")).unwrap();
-            for assignment in ["data.path=x"].iter().chain(set) {
-                layers.set_text(assignment).unwrap();
-            }
-            layers.resolve().unwrap()
-        };
         let rounds = |preset: &str, set: &[&str]| {
-            let search = resolve(preset, set).search;
+            let search = resolve(preset, Some("late"), set).search;
             (search.warmup_epochs, search.round_epochs)
         };
         assert_eq!(rounds("cifar10", &[]), (100, 13), "8 rounds of 100 epochs");
@@ -318,7 +312,7 @@ mod tests {
         assert_eq!(rounds("cifar10", &["train.milestones=[300]"]), (100, 13), "not within the training");
         assert_eq!(rounds("cifar10", &["search.warmup_epochs=8"]), (8, 24));
         assert_eq!(rounds("cifar10", &["search.late=false"]), (0, 25));
-        let demo = resolve("demo", &[]).search;
+        let demo = resolve("demo", Some("late"), &[]).search;
         assert_eq!(
             (demo.rounds, demo.sigmas["log_weight"]),
             (Some(4), 0.063),
