@@ -69,11 +69,16 @@ for name in "${names[@]}"; do
             fi ;;
         ranks) bench ranks "$PYTHON" benches/ranks.py || failed+=(ranks) ;;
         loader)
+            simd=$(dirname "$PYTHON")/../pillow-simd
+            [ -d "$simd" ] || CC="cc -mavx2" "$PYTHON" -m pip install -q --target "$simd" pillow-simd ||
+                printf 'Pillow-SIMD can not be compiled here: compared without it\n'
+            options=()
+            [ ! -d "$simd" ] || options=(--pillow-simd "$simd")
             for task in faces images; do
                 source=$faces
                 [ $task = faces ] || source=$jpegs
                 if [ -f "$source" ]; then
-                    bench "loader-$task" "$PYTHON" benches/loader.py --task $task --source "$source" || failed+=("loader-$task")
+                    bench "loader-$task" "$PYTHON" benches/loader.py --task $task --source "$source" "${options[@]}" || failed+=("loader-$task")
                 else
                     skip "loader-$task" "$source is not there"
                 fi

@@ -3,13 +3,14 @@
     --task faces    112 x 96, quality 95: shuffled and mirrored, batches of 256
     --task images   500 x 375, quality 85 to 92: shuffled, RandomResizedCrop(224), mirrored, batches of 128
 
-torchvision runs twice: with Pillow (`ImageFolder` as it is) and with its own decoder and v2's transforms on tensors
-(`torchvision.io.decode_image`). One core: ours has one loader thread and the main thread pinned to it, torchvision loads
-in its own process (workers = 0) on the same core, and seconds are the processor's, which others on the machine don't
-change much. Two cores: seconds of the clock. All run with the malloc settings that amlfs gives itself. Rounds alternate;
-a round's ratio counts.
+torchvision runs with Pillow (`ImageFolder` as it is), with its own decoder and v2's transforms on tensors
+(`torchvision.io.decode_image`), and with Pillow-SIMD where --pillow-simd says where that is. One core: ours has one loader
+thread and the main thread pinned to it, torchvision loads in its own process (workers = 0) on the same core, and seconds are
+the processor's, which others on the machine don't change much. Two cores: seconds of the clock. All run with the malloc
+settings that amlfs gives itself. Rounds alternate; a round's ratio counts.
 
     pip install torch torchvision numpy pillow
+    CC="cc -mavx2" pip install --target pillow-simd pillow-simd      # compiles: needs libjpeg's and zlib's headers
     python benches/loader.py --task faces --source ../shared/data/orl-faces.zip
     python benches/loader.py --task images --source ../shared/data/cifar10.zip
 """
@@ -78,10 +79,11 @@ directory, task, peer = sys.argv[1:4]
 batch, workers, passes = map(int, sys.argv[4:])
 torch.set_num_threads(1)
 numbers = ([0.5] * 3, [0.5] * 3) if task == "faces" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-t, to_tensor = (transforms, [transforms.ToTensor()]) if peer == "Pillow" else (v2, [v2.ToDtype(torch.float32, scale=True)])
+own_decoder = peer == "torchvision.io"
+t, to_tensor = (v2, [v2.ToDtype(torch.float32, scale=True)]) if own_decoder else (transforms, [transforms.ToTensor()])
 crop = [t.RandomResizedCrop(224, antialias=True)] if task == "images" else []
 transform = t.Compose(crop + [t.RandomHorizontalFlip()] + to_tensor + [t.Normalize(*numbers)])
-own = {} if peer == "Pillow" else {"loader": lambda path: io.decode_image(path, mode=io.ImageReadMode.RGB)}
+own = {"loader": lambda path: io.decode_image(path, mode=io.ImageReadMode.RGB)} if own_decoder else {}
 folder = datasets.ImageFolder(directory, transform, **own)
 loader = torch.utils.data.DataLoader(folder, batch_size=batch, shuffle=True, num_workers=workers)
 clock = time.perf_counter if workers else time.process_time
@@ -103,6 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=["faces", "images"], required=True)
     parser.add_argument("--source", required=True, help="orl-faces.zip for faces, cifar10.zip for images")
+    parser.add_argument("--pillow-simd", help="directory that Pillow-SIMD is installed in")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
@@ -115,26 +118,33 @@ def main():
     amlfs = os.path.join(os.path.dirname(program[1]), "..", "amlfs")
     environment = os.environ | {"GLIBC_TUNABLES": MALLOC}
 
-    def run(cores, *command):
-        command = ["taskset", "-c", cores, *map(str, command)]
+    # the environment of each peer's Python
+    peers = {"Pillow": environment, "torchvision.io": environment}
+    if arguments.pillow_simd:
+        peers["Pillow-SIMD"] = environment | {"PYTHONPATH": os.path.abspath(arguments.pillow_simd)}
+
+    def run(environment, *command):
+        command = list(map(str, command))
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
     with tempfile.TemporaryDirectory() as directory:
         tree, packed = os.path.join(directory, "tree"), os.path.join(directory, "packed.h5")
         {"faces": make_faces, "images": make_images}[task](tree, arguments.source, arguments.images)
         subprocess.run([amlfs, "prepare", task, tree, "--out", packed], check=True)
-        print(subprocess.run([sys.executable, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout.strip())
+        for peer in peers:
+            print(f"{peer}: {run(peers[peer], sys.executable, '-c', VERSIONS).strip()}")
         print(os.path.getsize(packed) // arguments.images, "bytes per image")
         for cores, threads, workers in [("0", 1, 0), ("0,1", 2, 2)]:
-            ratios = {"Pillow": [], "torchvision.io": []}
+            ratios = {peer: [] for peer in peers}
+            pinned = ["taskset", "-c", cores]
             for _ in range(arguments.rounds):
-                ours = run(cores, program[1], task, packed, batch, threads, arguments.passes)
+                ours = run(environment, *pinned, program[1], task, packed, batch, threads, arguments.passes)
                 ours = json.loads(ours)
                 ours = ours["images"] / ours["seconds" if workers else "cpu_seconds"]
                 line = f"  core(s) {cores}: amlfs {ours:.0f} images/s"
-                for peer in ratios:
+                for peer in peers:
                     theirs = [sys.executable, "-W", "ignore", "-c", TORCHVISION, tree, task, peer, batch, workers]
-                    theirs = float(run(cores, *theirs, arguments.passes))
+                    theirs = float(run(peers[peer], *pinned, *theirs, arguments.passes))
                     ratios[peer].append(ours / theirs)
                     line += f"; {peer} {theirs:.0f}, ratio {ratios[peer][-1]:.2f}"
                 print(line, flush=True)
