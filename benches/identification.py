@@ -1,8 +1,9 @@
 """MegaFace identification against faiss's exact inner-product index, side by side on one machine.
 
 3,530 probes of 80 identities against 1,000,000 distractors of 512 random unit features. Ours: the whole process, for the
-first 10, 100, ... 1,000,000 distractors rank-1 to rank-1000 and the verification rate at FAR 1e-6. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the
-search alone and with adding the features. faiss' OpenBLAS may not know the processor and take old kernels: all that
+first 10, 100, ... 1,000,000 distractors rank-1 to rank-1000 and the verification rate at FAR 1e-6; with several threads, and
+with as many ranks of one thread. faiss (faiss-cpu): IndexFlatIP, the largest score only (k = 1), the search alone and with adding
+the features. faiss' OpenBLAS may not know the processor and take old kernels: all that
 run here are tried first, the fastest is taken, and OPENBLAS_CORETYPE of the environment counts for nothing. Rounds
 alternate; the ratios of a round count, since the machine may be shared. Memory of ours: the largest RssAnon, that is,
 without the mapped features.
@@ -179,25 +180,35 @@ def main():
         names = {"program": arguments.program, "probes": paths[0], "distractors": paths[1]}
         for threads in arguments.threads:
             limit_threads(threads)
-            command = COMMAND.format(threads=threads, **names)
-            rounds = []
+            commands = {"ours": COMMAND.format(threads=threads, **names)}
+            if threads > 1:
+                commands[f"{threads} ranks"] = f"mpirun -n {threads} {COMMAND.format(threads=1, **names)}"
+            seconds, memory, adding, searching, results = {name: [] for name in commands}, [], [], [], set()
             for _ in range(arguments.rounds):
-                seconds, memory, output = ours(command)
-                add, found, largest = search(probes, distractors)
-                rounds.append((seconds, memory, add, found))
-                print(f"  {threads} threads: ours {seconds:.2f} s {memory:.0f} MiB, faiss {add:.2f} + {found:.2f} s", flush=True)
-            median = lambda of: statistics.median(of(*values) for values in rounds)
+                for name, command in commands.items():
+                    elapsed, largest, output = ours(command)
+                    seconds[name].append(elapsed)
+                    if name == "ours":
+                        memory.append(largest)
+                    results.add(json.loads(output)["results"][-1]["raw"]["rank1"])
+                add, found, scores = search(probes, distractors)
+                adding.append(add)
+                searching.append(found)
+                latest = ", ".join(f"{name} {elapsed[-1]:.2f} s" for name, elapsed in seconds.items())
+                print(f"  {threads} threads: {latest} {memory[-1]:.0f} MiB, faiss {add:.2f} + {found:.2f} s", flush=True)
+            both = [add + found for add, found in zip(adding, searching)]
+            ratio = lambda mine, theirs: round(statistics.median(a / b for a, b in zip(mine, theirs)), 3)
             print(json.dumps({
                 "threads": threads,
                 "distractors": arguments.distractors,
                 "rounds": arguments.rounds,
-                "ours, s": round(median(lambda seconds, memory, add, found: seconds), 3),
-                "faiss search, s": round(median(lambda seconds, memory, add, found: found), 3),
-                "ours / faiss search": round(median(lambda seconds, memory, add, found: seconds / found), 3),
-                "ours / faiss add and search": round(median(lambda seconds, memory, add, found: seconds / (add + found)), 3),
-                "anonymous memory, MiB": round(max(values[1] for values in rounds)),
-                "rank-1 of faiss": float(rank1(probes, labels, largest)),
-                "rank-1 of ours": json.loads(output)["results"][-1]["raw"]["rank1"],
+                "s": {name: round(statistics.median(elapsed), 3) for name, elapsed in seconds.items()},
+                "faiss search, s": round(statistics.median(searching), 3),
+                "to faiss search": {name: ratio(elapsed, searching) for name, elapsed in seconds.items()},
+                "to faiss add and search": {name: ratio(elapsed, both) for name, elapsed in seconds.items()},
+                "anonymous memory, MiB": round(max(memory)),
+                "rank-1 of faiss": float(rank1(probes, labels, scores)),
+                "rank-1 of ours": sorted(results),
             }))
     finally:
         shutil.rmtree(directory)

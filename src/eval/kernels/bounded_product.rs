@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{has_one_dnn, product, to_vec};
 use super::integer_product::{PANEL, integer_products};
+use super::numbers::{Number, numbers, numbers_mut};
 
 /// What `dot` adds up side by side.
 const LANES: usize = 32;
@@ -34,12 +35,6 @@ pub enum Fast {
     Single { one_dnn: bool },
 }
 
-/// Any bits of its size are a number.
-pub trait Number: Copy {}
-impl Number for f32 {}
-impl Number for i32 {}
-impl Number for Brain {}
-
 /// A fast product, as it lies in memory.
 pub trait Approximate: Number {
     fn value(self) -> f32;
@@ -55,6 +50,8 @@ impl Approximate for f32 {
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Brain(u16);
+
+impl Number for Brain {}
 
 impl Approximate for Brain {
     fn value(self) -> f32 {
@@ -94,15 +91,6 @@ impl Prepared {
     pub fn narrow(&self, first: usize, vectors: usize) -> std::result::Result<Prepared, tch::TchError> {
         Ok(Prepared { numbers: self.numbers.f_narrow(0, first as i64, vectors as i64)?, vectors, ..*self })
     }
-}
-
-/// The numbers of a contiguous CPU tensor whose kind has T's size.
-pub fn numbers<T: Number>(tensor: &Tensor) -> &[T] {
-    assert!(
-        tensor.device() == Device::Cpu && tensor.is_contiguous() && tensor.kind().elt_size_in_bytes() == size_of::<T>()
-    );
-    // SAFETY: as asserted, and every pattern of bits is a T; the slice does not outlive the tensor, and nobody writes to it meanwhile
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const T, tensor.numel()) }
 }
 
 impl Fast {
@@ -152,9 +140,9 @@ impl Fast {
                 let pairs = a.numbers.size()[1] as usize;
                 let shape = [a.vectors as i64, b.vectors as i64];
                 let products = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-                // SAFETY: as many f32, and nobody else has the tensor
-                let all = unsafe { std::slice::from_raw_parts_mut(products.data_ptr() as *mut f32, products.numel()) };
                 let factor = 1.0 / a.scale / b.scale;
+                // SAFETY: nobody else has the tensor
+                let all = unsafe { numbers_mut(&products) };
                 integer_products(numbers(&a.numbers), numbers(&b.numbers), pairs, b.vectors, factor, all);
                 Products::Single(products)
             }

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{check_matrix, to_vec};
+use super::numbers::numbers_mut;
 use crate::error::{Error, Result};
 
 /// features [N, D] f32 -> [N, D], rows divided by their Euclidean norms. A row whose norm is zero or not finite is an
@@ -26,8 +27,8 @@ pub fn unit_rows_of(
     read: impl Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync,
 ) -> Result<Tensor> {
     let rows = Tensor::empty([range.len() as i64, dimensions as i64], (Kind::Float, Device::Cpu));
-    // SAFETY: a new contiguous CPU tensor of f32; its parts are written by one thread each while it is not used otherwise
-    let values = unsafe { std::slice::from_raw_parts_mut(rows.data_ptr() as *mut f32, range.len() * dimensions) };
+    // SAFETY: a new tensor; its parts are written by one thread each while it is not used otherwise
+    let values = unsafe { numbers_mut(&rows) };
     let next = Mutex::new(values.chunks_mut(ROWS_AT_ONCE * dimensions).enumerate());
     let work = |rows: Tensor| {
         let mut failed = None;

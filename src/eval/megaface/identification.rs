@@ -16,9 +16,10 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::eval::kernels::bounded_product::{Extent, Fast, Prepared, Side, dot, numbers};
+use crate::eval::kernels::bounded_product::{Extent, Fast, Prepared, Side, dot};
 use crate::eval::kernels::inner_products::{check_matrix, to_vec};
 use crate::eval::kernels::largest::Largest;
+use crate::eval::kernels::numbers::numbers;
 use crate::eval::pairs::verification::false_accepts;
 use scoring::add_on_threads;
 

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::eval::kernels::blocks;
 use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product};
+use crate::eval::kernels::numbers::numbers;
 
 /// Rows of one product: with a block of `blocks::ITEMS_PER_BLOCK` features they and their scores fit a cache.
 const PIECE: i64 = 1024;
@@ -124,7 +125,8 @@ impl Points {
             let scores = product(&piece, &features, self.one_dnn)?.tr().f_contiguous()?.f_to_device(Device::Cpu)?;
             let columns = start..start + piece.size()[0] as usize;
             let into = distances.chunks_exact_mut(to.count());
-            for ((row, into), scores) in rows.clone().zip(into).zip(values(&scores).chunks_exact(columns.len())) {
+            for ((row, into), scores) in rows.clone().zip(into).zip(numbers::<f32>(&scores).chunks_exact(columns.len()))
+            {
                 self.expand(row, to, columns.start, scores, &mut into[columns.clone()]);
             }
             start = columns.end;
@@ -262,21 +264,14 @@ fn moved(features: &Tensor, scales: &[f64], origin: Option<&Tensor>) -> Result<T
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 
-/// The numbers of a tensor. Panics unless it is contiguous, of f32 and in the CPU's memory.
-fn values(tensor: &Tensor) -> &[f32] {
-    assert!(tensor.device() == Device::Cpu && tensor.is_contiguous() && tensor.kind() == Kind::Float);
-    // SAFETY: so many numbers lie there as long as the tensor lives, and nothing writes to them
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const f32, tensor.numel()) }
-}
-
 fn rows(tensor: &Tensor) -> impl Iterator<Item = &[f32]> {
     let length = tensor.size()[1] as usize;
-    (0..tensor.size()[0] as usize).map(move |i| &values(tensor)[i * length..][..length])
+    (0..tensor.size()[0] as usize).map(move |i| &numbers(tensor)[i * length..][..length])
 }
 
 fn row(tensor: &Tensor, i: usize) -> &[f32] {
     let length = tensor.size()[1] as usize;
-    &values(tensor)[i * length..][..length]
+    &numbers(tensor)[i * length..][..length]
 }
 
 fn squared_norm(row: &[f32]) -> f64 {

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tch::Tensor;
 
 use super::{Bad, Identification, PIECE, Tile};
-use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Prepared, Products, Side, dot, numbers};
+use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Prepared, Products, Side, dot};
 use crate::eval::kernels::inner_products::OneThread;
 use crate::eval::kernels::largest::Largest;
+use crate::eval::kernels::numbers::numbers;
 
 /// Scores that are compared with their thresholds at once.
 const LANES: usize = 8;
