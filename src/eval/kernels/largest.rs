@@ -31,9 +31,22 @@ impl Largest {
             if self.values.len() > self.capacity + self.capacity / 4 {
                 let (_, &mut last, _) = self.values.select_nth_unstable_by(self.capacity - 1, |a, b| b.total_cmp(a));
                 self.values.truncate(self.capacity);
-                self.threshold = last;
+                self.threshold = self.threshold.max(last);
             }
         }
+    }
+
+    /// The n-th largest, n > 0; -inf if there are fewer. Counts those too that are kept in excess.
+    pub fn nth(&mut self, n: usize) -> f32 {
+        if n > self.values.len() {
+            return f32::NEG_INFINITY;
+        }
+        *self.values.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a)).1
+    }
+
+    /// From now on scores that are not above `floor` change nothing.
+    pub fn ignore_up_to(&mut self, floor: f32) {
+        self.threshold = self.threshold.max(floor);
     }
 
     /// -inf if there is none.
@@ -67,6 +80,24 @@ mod tests {
             assert_eq!(forwards.sorted(), expected);
             assert_eq!(backwards.sorted(), expected);
         }
+    }
+
+    #[test]
+    fn the_nth_is_that_of_all_and_what_is_ignored_never_comes() {
+        let mut top = Largest::new(4);
+        assert_eq!(top.nth(1), f32::NEG_INFINITY);
+        [3.0, 1.0, 2.0].into_iter().for_each(|score| top.push(score));
+        assert_eq!([1, 2, 3, 4].map(|n| top.nth(n)), [3.0, 2.0, 1.0, f32::NEG_INFINITY]);
+        top.ignore_up_to(2.5);
+        top.ignore_up_to(0.5);
+        [2.5, 2.6, 0.7].into_iter().for_each(|score| top.push(score));
+        assert_eq!(top.sorted(), [3.0, 2.6, 2.0, 1.0]);
+        // a selection whose last is below the floor does not lower it: 1.0 was there before
+        let mut top = Largest::new(4);
+        [3.0, 1.0].into_iter().for_each(|score| top.push(score));
+        top.ignore_up_to(2.5);
+        [4.0, 5.0, 6.0, 7.0].into_iter().for_each(|score| top.push(score));
+        assert_eq!((top.threshold(), top.sorted()), (4.0, vec![7.0, 6.0, 5.0, 4.0]));
     }
 
     #[test]

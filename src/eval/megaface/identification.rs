@@ -148,6 +148,26 @@ impl Identification {
         self.distractors = distractors;
     }
 
+    /// For each probe and then for all, how far down this part fills its share of the places that `parts` parts have together:
+    /// [P + 1], -inf where it does not yet.
+    pub fn levels(&mut self, parts: usize) -> Vec<f32> {
+        let share = |largest: &mut Largest| largest.nth(largest.capacity().div_ceil(parts).max(1));
+        let probes = self.tiles.iter_mut().flat_map(|tile| &mut tile.best);
+        probes.chain([&mut self.impostors]).map(share).collect()
+    }
+
+    /// Takes over what `levels` returned, of all parts: [parts, P + 1]. They have filled all places with scores that are not below
+    /// the least of their levels, so what is not above it is looked for no more.
+    pub fn raise(&mut self, levels: &[f32]) {
+        let count = self.probes.size()[0] as usize + 1;
+        assert!(levels.len().is_multiple_of(count), "whole parts");
+        let probes = self.tiles.iter_mut().flat_map(|tile| &mut tile.best);
+        for (i, largest) in probes.chain([&mut self.impostors]).enumerate() {
+            let of_parts = levels.iter().skip(i).step_by(count);
+            largest.ignore_up_to(of_parts.copied().fold(f32::INFINITY, f32::min));
+        }
+    }
+
     /// labels [P] -> share of the mate pairs that are identified at rank 1.
     pub fn rank1(&self, labels: &[i64]) -> Result<f64> {
         Ok(self.cmc(&self.mates(labels)?)?[0])

@@ -22,6 +22,9 @@ const TWINS: f32 = 1.0 - 1e-6;
 /// Probes whose lists of largest scores are exchanged at once: bounds the memory of many ranks.
 const PROBES_PER_EXCHANGE: usize = 64;
 
+/// When a rank has scored so many times the blocks that it had the last time, the ranks tell each other what they look for.
+const SHARED_AGAIN: usize = 4;
+
 /// Features [n, D] of a range of distractors.
 pub struct Block {
     pub features: Tensor,
@@ -65,6 +68,14 @@ impl Measurement {
         Ok(Measurement { members, identification })
     }
 
+    /// A rank alone would look for as many scores as all of them together; all call it.
+    fn share_levels(&mut self, comm: &Comm) {
+        if comm.size() > 1 {
+            let levels = comm.all_gather(&self.identification.levels(comm.size()));
+            self.identification.raise(&levels);
+        }
+    }
+
     /// Exchanges what the ranks have found; all call it.
     fn merge(&mut self, probes: usize, comm: &Comm) {
         if comm.size() == 1 {
@@ -100,8 +111,9 @@ pub fn identify(
     count: usize,
     mut read: impl FnMut(Range<usize>) -> Result<Block>,
 ) -> Result<Vec<Vec<Rates>>> {
-    let mut score = || -> Result<()> {
-        for block in (comm.rank()..count.div_ceil(DISTRACTORS_PER_BLOCK)).step_by(comm.size()) {
+    let blocks = count.div_ceil(DISTRACTORS_PER_BLOCK);
+    let mut score = |measurements: &mut [Vec<Measurement>], rounds: Range<usize>| -> Result<()> {
+        for block in rounds.map(|round| round * comm.size() + comm.rank()).filter(|&block| block < blocks) {
             let range = block * DISTRACTORS_PER_BLOCK..((block + 1) * DISTRACTORS_PER_BLOCK).min(count);
             let block = read(range.clone())?;
             for group in measurements.iter_mut() {
@@ -113,7 +125,13 @@ pub fn identify(
         }
         Ok(())
     };
-    comm.agree(score())?;
+    let (rounds, mut done) = (blocks.div_ceil(comm.size()), 0);
+    while done < rounds {
+        let next = (SHARED_AGAIN * done).clamp(1, rounds);
+        comm.agree(score(measurements, done..next))?;
+        measurements.iter_mut().flatten().for_each(|measurement| measurement.share_levels(comm));
+        done = next;
+    }
     for measurement in measurements.iter_mut().flatten() {
         measurement.merge(labels.len(), comm);
     }

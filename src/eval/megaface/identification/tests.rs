@@ -161,6 +161,39 @@ fn bits(scores: &[f32]) -> Vec<u32> {
     scores.iter().map(|score| score.to_bits()).collect()
 }
 
+fn share_levels(parts: &mut [Identification]) {
+    let count = parts.len();
+    let levels: Vec<f32> = parts.iter_mut().flat_map(|part| part.levels(count)).collect();
+    parts.iter_mut().for_each(|part| part.raise(&levels));
+}
+
+#[test]
+fn parts_that_share_their_levels_find_what_one_finds_and_look_at_less() {
+    let case = case(8, 300, 4000);
+    let whole = run(&case, 50, 700, 1, 1024);
+    let mut parts: Vec<Identification> =
+        (0..4).map(|_| Identification::new(&matrix(&case.probes), 50, 700, 1).unwrap()).collect();
+    let blocks = matrix(&case.distractors).split(250, 0);
+    for (round, blocks) in blocks.chunks(4).enumerate() {
+        parts.iter_mut().zip(blocks).for_each(|(part, block)| part.add(block).unwrap());
+        if round == 0 {
+            let alone: Vec<f32> = parts[0].tiles[1].best.iter().map(Largest::threshold).collect();
+            share_levels(&mut parts);
+            let shared = parts[0].tiles[1].best.iter().map(Largest::threshold);
+            let above = shared.zip(alone).filter(|(shared, alone)| shared > alone).count();
+            assert!(above > TILE / 8, "raised for {above}");
+        }
+    }
+    let top: Vec<f32> = parts.iter().flat_map(|part| part.top(0..300)).collect();
+    let impostors: Vec<f32> = parts.iter().flat_map(Identification::impostors).collect();
+    for part in &mut parts {
+        part.merge_top(0..300, &top);
+        part.merge_impostors(&impostors, 4000);
+        assert_eq!(part.top(0..300), whole.top(0..300));
+        assert_eq!(part.impostors(), whole.impostors());
+    }
+}
+
 #[test]
 fn one_two_and_four_parts_are_equal_to_the_last_bit_whatever_the_fast_scores_are() {
     const KEEP: usize = 20;
@@ -177,13 +210,16 @@ fn one_two_and_four_parts_are_equal_to_the_last_bit_whatever_the_fast_scores_are
         (2, 2, single(false)),
         (2, 1, single(true)),
     ] {
-        let part = |rank: usize| {
+        let part = || {
             let mut part = Identification::new(&probes, KEEP, 100, threads).unwrap();
             part.set_fast(fast);
-            blocks.iter().skip(rank).step_by(parts).for_each(|block| part.add(block).unwrap());
             part
         };
-        let mut states: Vec<Identification> = (0..parts).map(part).collect();
+        let mut states: Vec<Identification> = (0..parts).map(|_| part()).collect();
+        for round in blocks.chunks(parts) {
+            states.iter_mut().zip(round).for_each(|(state, block)| state.add(block).unwrap());
+            share_levels(&mut states);
+        }
         for probes in [0..200, 200..300] {
             let gathered: Vec<f32> = states.iter().flat_map(|state| state.top(probes.clone())).collect();
             states.iter_mut().for_each(|state| state.merge_top(probes.clone(), &gathered));
