@@ -54,6 +54,16 @@ impl Largest {
         self.values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
     }
 
+    /// [capacity], in no order, then -inf.
+    pub fn unsorted(&self) -> Vec<f32> {
+        let mut values = self.values.clone();
+        if values.len() > self.capacity {
+            values.select_nth_unstable_by(self.capacity - 1, |a, b| b.total_cmp(a));
+        }
+        values.resize(self.capacity, f32::NEG_INFINITY);
+        values
+    }
+
     /// [capacity], descending, then -inf.
     pub fn sorted(&self) -> Vec<f32> {
         let mut sorted = self.values.clone();
@@ -79,6 +89,9 @@ mod tests {
             scores.iter().rev().for_each(|&score| backwards.push(score));
             assert_eq!(forwards.sorted(), expected);
             assert_eq!(backwards.sorted(), expected);
+            let mut unsorted = forwards.unsorted();
+            unsorted.sort_by(|a, b| b.total_cmp(a));
+            assert_eq!(unsorted, expected);
         }
     }
 

@@ -47,6 +47,17 @@ pub struct Identification {
 /// Every ordered pair of one identity's images, (mate in the gallery, probe): the probe and the score, by probe.
 pub struct Mates(Vec<(usize, f32)>);
 
+impl Mates {
+    /// See `Identification::cmc`; of what `Identification::identified` counts of all probes.
+    pub fn cmc(&self, identified: &[u64]) -> Vec<f64> {
+        let up_to = |sum: &mut u64, &count: &u64| {
+            *sum += count;
+            Some(*sum as f64 / self.0.len() as f64)
+        };
+        identified[..identified.len() - 1].iter().scan(0, up_to).collect()
+    }
+}
+
 /// Up to `TILE` consecutive probes.
 struct Tile {
     /// [probes, D]
@@ -107,14 +118,15 @@ impl Identification {
         add_to_all(&mut [(self, everyone)], block)
     }
 
-    /// The `keep` largest scores so far of each probe of the range, descending, filled up with -inf: [probes, keep].
+    /// The `keep` largest scores so far of each probe of the range, in no order, filled up with -inf: [probes, keep].
     pub fn top(&self, probes: Range<usize>) -> Vec<f32> {
-        probes.flat_map(|probe| self.best(probe).sorted()).collect()
+        probes.flat_map(|probe| self.best(probe).unsorted()).collect()
     }
 
-    /// How many probes have a score above this with a distractor.
-    pub fn probes_above(&self, score: f32) -> usize {
-        self.tiles.iter().flat_map(|tile| &tile.best).filter(|best| best.first() > score).count()
+    /// How many of some probes have a score above this with a distractor.
+    pub fn probes_above(&self, score: f32, probes: impl Fn(usize) -> bool) -> u64 {
+        let above = |&probe: &usize| probes(probe) && self.best(probe).first() > score;
+        (0..self.probes.size()[0] as usize).filter(above).count() as u64
     }
 
     /// The largest scores so far of all probes, descending, then -inf: [impostors].
@@ -176,20 +188,21 @@ impl Identification {
     /// [keep]: item N - 1 is the share of the mate pairs with fewer than N distractors of a larger score with the probe
     /// than the mate's. Ties count as success; the identity's other images are not in the gallery.
     pub fn cmc(&self, mates: &Mates) -> Result<Vec<f64>> {
+        Ok(mates.cmc(&self.identified(mates, |_| true)?))
+    }
+
+    /// Of the mate pairs of some probes, how many have 0, 1, ... distractors of a larger score with the probe than the mate's,
+    /// and last how many have `keep` or more: [keep + 1].
+    pub fn identified(&self, mates: &Mates, probes: impl Fn(usize) -> bool) -> Result<Vec<u64>> {
         self.check_distractors()?;
-        let mut identified = vec![0u64; self.keep + 1]; // by rank from 0; the last: not within `keep`
-        for of_probe in mates.0.chunk_by(|a, b| a.0 == b.0) {
+        let mut identified = vec![0; self.keep + 1];
+        for of_probe in mates.0.chunk_by(|a, b| a.0 == b.0).filter(|pairs| probes(pairs[0].0)) {
             let best = self.best(of_probe[0].0).sorted();
             for &(_, score) in of_probe {
                 identified[best.partition_point(|&distractor| distractor > score)] += 1;
             }
         }
-        let mut sum = 0;
-        let up_to = |&count: &u64| {
-            sum += count;
-            sum as f64 / mates.0.len() as f64
-        };
-        Ok(identified[..self.keep].iter().map(up_to).collect())
+        Ok(identified)
     }
 
     /// Share of the mate pairs whose score is larger than the (k + 1)-th largest of all probes with all distractors,

@@ -19,7 +19,7 @@ use identification::{DISTRACTORS_PER_BLOCK, Mates, RANKS, add_to_all, impostors_
 pub const FAR: f64 = 1e-6;
 /// The cosine of two features of one image, and more.
 const TWINS: f32 = 1.0 - 1e-6;
-/// Probes whose lists of largest scores are exchanged at once: bounds the memory of many ranks.
+/// Probes whose lists of largest scores are exchanged at once, which bounds the memory of many ranks, and merged by one of them.
 const PROBES_PER_EXCHANGE: usize = 64;
 
 /// When a rank has scored so many times the blocks that it had the last time, the ranks tell each other what they look for.
@@ -76,7 +76,7 @@ impl Measurement {
         }
     }
 
-    /// Exchanges what the ranks have found; all call it.
+    /// Exchanges what the ranks have found; all call it. Each then has the largest scores of its own probes.
     fn merge(&mut self, probes: usize, comm: &Comm) {
         if comm.size() == 1 {
             return;
@@ -84,21 +84,38 @@ impl Measurement {
         for start in (0..probes).step_by(PROBES_PER_EXCHANGE) {
             let range = start..(start + PROBES_PER_EXCHANGE).min(probes);
             let parts = comm.all_gather(&self.identification.top(range.clone()));
-            self.identification.merge_top(range, &parts);
+            if is_own(start, comm) {
+                self.identification.merge_top(range, &parts);
+            }
         }
         let parts = comm.all_gather(&self.identification.impostors());
         let distractors = comm.all_gather(&[self.identification.distractors()]).iter().sum();
         self.identification.merge_impostors(&parts, distractors);
     }
 
-    fn rates(&self, mates: &Mates) -> Result<Rates> {
+    /// After `merge`; all call it.
+    fn rates(&self, mates: &Mates, comm: &Comm) -> Result<Rates> {
+        let own = |probe| is_own(probe, comm);
+        let mut counts = self.identification.identified(mates, own)?;
+        counts.push(self.identification.probes_above(TWINS, own));
+        let of_ranks = comm.all_gather(&counts);
+        let mut sums = vec![0; counts.len()];
+        for counts in of_ranks.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        let twins = sums.pop().expect("pushed above");
         Ok(Rates {
             distractors: self.identification.distractors() as usize,
-            cmc: self.identification.cmc(mates)?,
+            cmc: mates.cmc(&sums),
             verification: self.identification.verification(mates, FAR)?,
-            twins: self.identification.probes_above(TWINS),
+            twins: twins as usize,
         })
     }
+}
+
+/// Whether this rank merges the scores of a probe.
+fn is_own(probe: usize, comm: &Comm) -> bool {
+    probe / PROBES_PER_EXCHANGE % comm.size() == comm.rank()
 }
 
 /// Scores `count` distractors against the probes of all `measurements`, which come in groups of the same probes, whose
@@ -137,7 +154,7 @@ pub fn identify(
     }
     let rates = |group: &Vec<Measurement>| {
         let mates = group[0].identification.mates(labels)?;
-        group.iter().map(|measurement| measurement.rates(&mates)).collect()
+        group.iter().map(|measurement| measurement.rates(&mates, comm)).collect()
     };
     measurements.iter().map(rates).collect()
 }
