@@ -46,25 +46,40 @@ fn the_chosen_losses_train_the_searchs_own_model_again_to_the_last_bit() {
 }
 
 #[test]
-fn a_mean_that_moved_no_farther_than_by_chance_is_replayed_with_a_warning() {
+fn a_mean_that_moved_no_farther_than_by_chance_is_replayed_with_a_warning_unless_it_went_to_a_margin() {
     let directory = tempfile::tempdir().unwrap();
-    let mut search = run(&directory.path().join("search"), &[], &[SMALL, NATURAL]);
-    let (record, file) = (search.history[0].clone(), directory.path().join("moved.h5"));
+    let file = directory.path().join("moved.h5");
     let replay = format!("--replay={}", file.display());
-    for (delta, wandered) in [(0.5, true), (2.0, false)] {
+    let warning = |search: &Checkpoint, what: &str| {
+        checkpoint::write(&file, search).unwrap();
+        let output = amlfs(&[&["train", &replay, "--dry-run", "--replay-as", what], &for_training(SMALL)[..]].concat());
+        assert_code(&output, 0);
+        let said = text(&output);
+        said.lines().find(|line| line.contains("its mean moved no farther")).map(str::to_owned)
+    };
+    let with_steps = |name: &str, space: &str, delta: f64| {
+        let mut search = run(&directory.path().join(name), &[], &[SMALL, NATURAL, &[space]]);
+        let record = search.history[0].clone();
         let moved = |i| EpochRecord { delta_sigmas: delta + 0.05 * i as f64, chance_sigmas: 0.6, ..record.clone() };
         (search.history, search.epoch) = ((0..6).map(moved).collect(), 6);
-        checkpoint::write(&file, &search).unwrap();
-        for (what, warned) in [("mean", wandered), ("means", wandered), ("chosen", false)] {
-            let arguments = ["train", &replay, "--dry-run", "--replay-as", what];
-            let output = amlfs(&[&arguments, &for_training(SMALL)[..]].concat());
-            assert_code(&output, 0);
-            let said = text(&output);
-            let warns = said.contains("no farther than chance would have moved it (0.");
-            assert_eq!(warns, warned, "{delta} {what}: {said}");
-            assert_eq!(said.contains("0.60 by chance): nothing says that"), warned, "{delta} {what}: {said}");
-        }
+        search
+    };
+    let by_chance = "than chance would have moved it (0.63 sigmas a round, 0.60 by chance)";
+    let lines = with_steps("lines", "--set=search.space=lines", 0.5);
+    for what in ["mean", "means"] {
+        let said = warning(&lines, what).expect("a warning");
+        assert!(said.contains(&format!("{by_chance}: nothing says that it is better")), "{said}");
     }
+    assert_eq!(warning(&lines, "chosen"), None);
+    assert_eq!(warning(&with_steps("longer", "--set=search.space=lines", 2.0), "mean"), None);
+
+    let mut derivatives = with_steps("derivatives", "--set=search.space=derivatives", 0.5);
+    let offset = (derivatives.policy.mu.len() - 1) / 2;
+    derivatives.policy.mu[offset] = 0.125;
+    let said = warning(&derivatives, "mean").expect("a warning");
+    assert!(said.contains(&format!("{by_chance}, and to no margin (t_offset is 0.12): nothing says")), "{said}");
+    derivatives.policy.mu[offset] = -0.125;
+    assert_eq!(warning(&derivatives, "mean"), None);
 }
 
 #[test]

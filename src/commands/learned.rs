@@ -51,14 +51,17 @@ fn warn_of_sigma(arguments: &RunArguments, config: &Config, source: &str) {
     }
 }
 
-/// A mean that wandered is a loss at random, which is rarely a good one.
-fn warn_of_chance(steps: Option<&Steps>, source: &str) {
+/// A mean that wandered is a loss at random, and rarely a good one, unless it went to a margin (docs/search.md). `offset`: of t, where
+/// the space has it.
+fn warn_of_chance(steps: Option<&Steps>, offset: Option<f64>, source: &str) {
     if let Some(Steps { sigmas, chance, beyond_chance: Some(false), .. }) = steps
+        && offset.is_none_or(|offset| offset >= 0.0)
         && comm::launcher_rank() == 0
     {
+        let offset = offset.map(|offset| format!(", and to no margin (t_offset is {offset:.2})")).unwrap_or_default();
         log::warn!(
-            "{source}: its mean moved no farther than chance would have moved it ({sigmas:.2} sigmas a round, {chance:.2} by chance): \
-             nothing says that it is better than where the search began (docs/search.md)"
+            "{source}: its mean moved no farther than chance would have moved it ({sigmas:.2} sigmas a round, {chance:.2} by \
+             chance){offset}: nothing says that it is better than where the search began (docs/search.md)"
         );
     }
 }
@@ -67,11 +70,8 @@ fn warn_of_chance(steps: Option<&Steps>, source: &str) {
 /// checkpoint nor a loss, or a loss without the epochs that are wanted.
 pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result<Config> {
     let (learned, source) = (Learned::read(file)?, format!("--replay {}", file.display()));
-    if what != Replayed::Chosen {
-        warn_of_chance(learned.steps.as_ref(), &source);
-    }
     let rows = match what {
-        Replayed::Mean => vec![learned.mean],
+        Replayed::Mean => vec![learned.mean.clone()],
         Replayed::Means => learned.means,
         Replayed::Chosen => learned.chosen,
     };
@@ -92,7 +92,12 @@ pub fn replayed(arguments: &RunArguments, file: &Path, what: Replayed) -> Result
     let epochs = layers.resolve()?.train.epochs;
     let schedule = if what == Replayed::Mean { rows } else { stretched(&rows, epochs) };
     layers.set(&source, "search.schedule", Value::Array(schedule.iter().map(|row| numbers(row)).collect()))?;
-    layers.resolve()
+    let config = layers.resolve()?;
+    if what != Replayed::Chosen {
+        let offset = config.space().names().iter().position(|name| name == "t_offset").map(|i| learned.mean[i]);
+        warn_of_chance(learned.steps.as_ref(), offset, &source);
+    }
+    Ok(config)
 }
 
 impl Learned {
