@@ -31,5 +31,6 @@ pub mod search;
 pub mod state;
 pub mod stop;
 pub mod task;
+mod tensor_memory;
 pub mod terminal;
 pub mod train;

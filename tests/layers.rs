@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "checkpoint",
     "hdf5_file",
     "device",
+    "tensor_memory",
     "stop",
     "config",
     "policy",

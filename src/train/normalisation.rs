@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::data::Dataset;
 use crate::error::Result;
+use crate::tensor_memory::{numbers, numbers_mut};
 
 /// Numbers that are normalised at once: a multiple of 3 and of vectors' lengths.
 const TILE: usize = 48;
@@ -50,18 +51,10 @@ impl Normalisation {
 
     /// images [N, H, W, 3] u8 on the CPU -> f32, (x - mean) * (1 / deviation), each byte read once.
     pub fn apply(&self, images: &Tensor) -> Tensor {
-        assert!(images.device() == Device::Cpu && images.kind() == Kind::Uint8);
         let images = images.contiguous();
         let normalised = Tensor::empty(images.size(), (Kind::Float, Device::Cpu));
-        // SAFETY: contiguous CPU tensors of these kinds that outlive the slices; nothing else refers to the second
-        let (bytes, values) = unsafe {
-            let length = images.numel();
-            (
-                std::slice::from_raw_parts(images.data_ptr().cast::<u8>(), length),
-                std::slice::from_raw_parts_mut(normalised.data_ptr().cast::<f32>(), length),
-            )
-        };
-        self.write(bytes, values);
+        // SAFETY: nothing else refers to it
+        self.write(numbers(&images), unsafe { numbers_mut(&normalised) });
         normalised
     }
 

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Augment, Picks};
 use crate::data::Dataset;
 use crate::error::Result;
+use crate::tensor_memory::numbers_mut;
 
 /// Batches that each worker holds ready: enough to hide a slow one, few enough to cost no memory.
 const AHEAD: usize = 2;
@@ -126,8 +127,8 @@ fn pixels(dataset: &Dataset, examples: &[Example], augment: Option<Augment>) -> 
     let image = 3 * height * width;
     let shape = [examples.len() as i64, height as i64, width as i64, 3];
     let tensor = Tensor::empty(shape, (Kind::Uint8, Device::Cpu));
-    // SAFETY: a contiguous CPU tensor of u8 that outlives the slice and that nothing else refers to
-    let bytes = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), examples.len() * image) };
+    // SAFETY: nothing else refers to it
+    let bytes = unsafe { numbers_mut::<u8>(&tensor) };
     let mut plain = vec![0; 3 * size.0 * size.1];
     for (&Example { position, turn }, out) in examples.iter().zip(bytes.chunks_exact_mut(image)) {
         let index = dataset.indices[position as usize];

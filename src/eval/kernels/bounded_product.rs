@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{has_one_dnn, product, to_vec};
 use super::integer_product::{PANEL, integer_products};
-use super::numbers::{Number, numbers, numbers_mut};
+use crate::tensor_memory::{Number, numbers, numbers_mut};
 
 /// What `dot` adds up side by side.
 const LANES: usize = 32;
@@ -51,7 +51,9 @@ impl Approximate for f32 {
 #[repr(transparent)]
 pub struct Brain(u16);
 
-impl Number for Brain {}
+impl Number for Brain {
+    const KIND: Kind = Kind::BFloat16;
+}
 
 impl Approximate for Brain {
     fn value(self) -> f32 {

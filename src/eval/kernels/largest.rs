@@ -29,14 +29,14 @@ impl Largest {
         if score > self.threshold {
             self.values.push(score + 0.0); // no -0.0: the order of arrival must not show
             if self.values.len() > self.capacity + self.capacity / 4 {
-                let (_, &mut last, _) = self.values.select_nth_unstable_by(self.capacity - 1, |a, b| b.total_cmp(a));
+                let last = self.nth(self.capacity);
                 self.values.truncate(self.capacity);
                 self.threshold = self.threshold.max(last);
             }
         }
     }
 
-    /// The n-th largest, n > 0; -inf if there are fewer. Counts those too that are kept in excess.
+    /// The n-th largest, n > 0; -inf if there are fewer. Those that are kept in excess count, too.
     pub fn nth(&mut self, n: usize) -> f32 {
         if n > self.values.len() {
             return f32::NEG_INFINITY;

@@ -5,7 +5,6 @@ pub mod bounded_product;
 pub mod inner_products;
 mod integer_product;
 pub mod largest;
-pub mod numbers;
 mod unit_rows;
 
 pub use unit_rows::{normalise_rows, unit_rows, unit_rows_of};

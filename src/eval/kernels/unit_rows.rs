@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use tch::{Device, Kind, Tensor};
 
 use super::inner_products::{check_matrix, to_vec};
-use super::numbers::numbers_mut;
 use crate::error::{Error, Result};
+use crate::tensor_memory::numbers_mut;
 
 /// features [N, D] f32 -> [N, D], rows divided by their Euclidean norms. A row whose norm is zero or not finite is an
 /// error that names it, counted from `first`.

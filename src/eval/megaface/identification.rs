@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::eval::kernels::bounded_product::{Extent, Fast, Prepared, Side, dot};
 use crate::eval::kernels::inner_products::{check_matrix, to_vec};
 use crate::eval::kernels::largest::Largest;
-use crate::eval::kernels::numbers::numbers;
 use crate::eval::pairs::verification::false_accepts;
+use crate::tensor_memory::numbers;
 use scoring::add_on_threads;
 
 /// Distractors are dealt out in blocks of this many, block b to rank b % ranks: results are then equal to the bit

@@ -144,9 +144,11 @@ pub fn identify(
     };
     let (rounds, mut done) = (blocks.div_ceil(comm.size()), 0);
     while done < rounds {
+        if done > 0 {
+            measurements.iter_mut().flatten().for_each(|measurement| measurement.share_levels(comm));
+        }
         let next = (SHARED_AGAIN * done).clamp(1, rounds);
         comm.agree(score(measurements, done..next))?;
-        measurements.iter_mut().flatten().for_each(|measurement| measurement.share_levels(comm));
         done = next;
     }
     for measurement in measurements.iter_mut().flatten() {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::eval::kernels::blocks;
 use crate::eval::kernels::inner_products::{OneThread, check_matrix, has_one_dnn, product};
-use crate::eval::kernels::numbers::numbers;
+use crate::tensor_memory::numbers;
 
 /// Rows of one product: with a block of `blocks::ITEMS_PER_BLOCK` features they and their scores fit a cache.
 const PIECE: i64 = 1024;
@@ -125,8 +125,8 @@ impl Points {
             let scores = product(&piece, &features, self.one_dnn)?.tr().f_contiguous()?.f_to_device(Device::Cpu)?;
             let columns = start..start + piece.size()[0] as usize;
             let into = distances.chunks_exact_mut(to.count());
-            for ((row, into), scores) in rows.clone().zip(into).zip(numbers::<f32>(&scores).chunks_exact(columns.len()))
-            {
+            let scores = numbers::<f32>(&scores).chunks_exact(columns.len());
+            for ((row, into), scores) in rows.clone().zip(into).zip(scores) {
                 self.expand(row, to, columns.start, scores, &mut into[columns.clone()]);
             }
             start = columns.end;

@@ -9,7 +9,7 @@ use super::{Bad, Identification, PIECE, Tile};
 use crate::eval::kernels::bounded_product::{Approximate, Brain, Extent, Fast, Prepared, Products, Side, dot};
 use crate::eval::kernels::inner_products::OneThread;
 use crate::eval::kernels::largest::Largest;
-use crate::eval::kernels::numbers::numbers;
+use crate::tensor_memory::numbers;
 
 /// Scores that are compared with their thresholds at once.
 const LANES: usize = 8;
