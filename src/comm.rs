@@ -120,7 +120,7 @@ impl Comm {
         }
     }
 
-    /// Every rank's `values` (f32 or f64), of the same length everywhere, one after the other.
+    /// Every rank's `values`, of the same length everywhere, one after the other.
     pub fn all_gather<T: Equivalence + Clone + Default>(&self, values: &[T]) -> Vec<T> {
         let Some(world) = self.world_if_any() else { return values.to_vec() };
         let mut gathered = vec![T::default(); values.len() * self.size()];
@@ -139,7 +139,7 @@ impl Comm {
         largest
     }
 
-    /// `values` (f32 or f64), of the same length everywhere, as `root` has them.
+    /// `values`, of the same length everywhere, as `root` has them.
     pub fn broadcast<T: Equivalence>(&self, values: &mut [T], root: usize) {
         let Some(world) = self.world_if_any() else { return };
         let root: Process = world.process_at_rank(root as i32);

@@ -123,3 +123,30 @@ fn what_has_no_use_beside_another_option_or_without_one_is_refused() {
         assert!(error_of(&split(line)).is_none(), "{line}");
     }
 }
+
+#[test]
+fn every_arm_of_the_grids_in_scripts_is_a_command_and_its_settings_exist() {
+    let arguments = |value: &toml::Value| -> Vec<String> { value.clone().try_into().expect("a list of arguments") };
+    let mut tried = 0;
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/evidence")).unwrap() {
+        let file = file.unwrap().path();
+        let grid: Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+        let data = grid.get("cifar10").map(|_| vec!["--data=data".to_owned()]).unwrap_or_default();
+        let (arms, tasks) = (grid["arms"].as_table().unwrap(), grid["tasks"].as_table().unwrap());
+        for ((name, arm), (task, more)) in arms.iter().flat_map(|arm| tasks.iter().map(move |task| (arm, task))) {
+            let run =
+                [arguments(&arm["arguments"]), arguments(&grid["arguments"]), arguments(more), data.clone()].concat();
+            let words = ["amlfs".into()].into_iter().chain(run).chain(["--out=out".into()]);
+            let of = format!("{}: {name}, {task}", file.display());
+            let Cli { command, search } = Cli::try_parse_from(words).unwrap_or_else(|why| panic!("{of}: {why}"));
+            let layers = match &command {
+                Some(Command::Train(train)) => train.run.layers(train.loss.as_deref(), None),
+                Some(_) => panic!("{of}: neither a search nor a training"),
+                None => search.layers(None, None),
+            };
+            layers.and_then(|layers| layers.resolve()).unwrap_or_else(|why| panic!("{of}: {why}"));
+            tried += 1;
+        }
+    }
+    assert!(tried > 30, "{tried}");
+}

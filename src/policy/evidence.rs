@@ -31,7 +31,7 @@ pub fn length_by_chance(policy: &mut dyn Policy, thetas: &[Vec<f64>], rewards: &
 }
 
 /// A search's updates beside those of rewards that have nothing to do with theta.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Steps {
     pub count: usize,
     /// Root mean squares of `delta_sigmas` and of `chance_sigmas`.
@@ -39,6 +39,17 @@ pub struct Steps {
     pub chance: f64,
     /// Whether steps are longer than chance makes them, by two standard errors; `None`: they are too few to tell.
     pub beyond_chance: Option<bool>,
+}
+
+impl Steps {
+    /// What follows "steps of mu: ".
+    pub fn verdict(&self) -> &'static str {
+        match self.beyond_chance {
+            Some(true) => "longer than chance makes them",
+            Some(false) => "no longer than chance makes them",
+            None => "too few to tell from chance",
+        }
+    }
 }
 
 /// With fewer updates the standard error is no guide.

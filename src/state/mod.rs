@@ -10,6 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 pub use record::{
     Column, EPOCH_COLUMNS, EpochRecord, SAMPLE_COLUMNS, SampleRecord, Shown, Status, Value, highest, lowest, mean,
+    seconds_by_phase,
 };
 pub use sample::{SampleKey, SampleProgress, Within};
 pub use tensor_spec::TensorSpec;

@@ -248,6 +248,24 @@ impl EpochRecord {
     }
 }
 
+/// Where the wall-clock time of these epochs went, in seconds. Training and measuring share what is neither waiting nor exchange as
+/// samples' seconds say: over all epochs, for a round's waiting is told in its last one.
+pub fn seconds_by_phase<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> [(&'static str, f64); 5] {
+    let history: Vec<&EpochRecord> = history.into_iter().collect();
+    let sum = |of: fn(&EpochRecord) -> f64| history.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>();
+    let [wait, exchange] = [sum(|r| r.wait_seconds), sum(|r| r.exchange_seconds)];
+    let training = sum(|r| r.samples.iter().map(|sample| sample.train_seconds).sum());
+    let measuring = sum(|r| r.samples.iter().map(|sample| sample.validation_seconds).sum());
+    let busy = (sum(|r| r.seconds) - wait - exchange).max(0.0) / (training + measuring).max(f64::MIN_POSITIVE);
+    [
+        ("training", training * busy),
+        ("rewards", measuring * busy),
+        ("waiting for the slowest rank", wait),
+        ("exchange", exchange),
+        ("checkpoints", sum(|r| r.checkpoint_seconds)),
+    ]
+}
+
 // of the samples that have a value; NaN if none has
 
 pub fn lowest(values: &[f64]) -> f64 {

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Change, ModelName, Origin, TypedConfig, word};
 use crate::pace::hours_and_minutes;
 use crate::policy;
-use crate::state::{EpochRecord, Status};
+use crate::state::{EpochRecord, Status, seconds_by_phase};
 use crate::terminal::{epoch_header, epoch_row};
 
 /// A table of more epochs is cut down to its first and last ones.
@@ -141,12 +141,8 @@ fn best(history: &[EpochRecord]) -> Option<String> {
 /// Whether mu moved more than it would have by chance.
 fn steps(history: &[EpochRecord]) -> Option<String> {
     let steps = policy::steps(history)?;
-    let verdict = match steps.beyond_chance {
-        Some(true) => "longer than chance makes them",
-        Some(false) => "no longer than chance makes them",
-        None => "too few to tell from chance",
-    };
     let policy::Steps { count, sigmas, chance, .. } = steps;
+    let verdict = steps.verdict();
     Some(format!("{count} of {sigmas:.3} sigmas (root mean square), {chance:.3} if by chance: {verdict}"))
 }
 
@@ -165,28 +161,14 @@ fn failed(history: &[EpochRecord]) -> Option<String> {
     Some(shortened(&text))
 }
 
-/// Where the time went. Training and measuring share what is neither waiting nor exchange, as samples' seconds say.
+/// Where the time went.
 fn time(history: &[EpochRecord]) -> Option<String> {
-    let sum = |of: &dyn Fn(&EpochRecord) -> f64| history.iter().map(of).filter(|x| x.is_finite()).sum::<f64>();
-    let [wait, exchange, checkpoint] =
-        [sum(&|r| r.wait_seconds), sum(&|r| r.exchange_seconds), sum(&|r| r.checkpoint_seconds)];
-    let rounds = sum(&|r| r.seconds);
-    let total = rounds + checkpoint;
-    let training = sum(&|r| r.samples.iter().map(|sample| sample.train_seconds).sum());
-    let measuring = sum(&|r| r.samples.iter().map(|sample| sample.validation_seconds).sum());
-    let busy = (rounds - wait - exchange).max(0.0) / (training + measuring).max(f64::MIN_POSITIVE);
-    let parts = [
-        ("training", training * busy),
-        ("rewards", measuring * busy),
-        ("waiting for the slowest rank", wait),
-        ("exchange", exchange),
-        ("checkpoints", checkpoint),
-    ];
-    let share = |(name, seconds): &(&str, f64)| format!("{name} {:.1} %", 100.0 * seconds / total);
-    let parts: Vec<String> = parts.iter().map(share).collect();
+    let phases = seconds_by_phase(history);
+    let total: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
+    let share = |(name, seconds): (&str, f64)| format!("{name} {:.1} %", 100.0 * seconds / total);
     (total > 0.0).then(|| {
         let time = hours_and_minutes(std::time::Duration::from_secs_f64(total));
-        format!("{time}: {}", parts.join(", "))
+        format!("{time}: {}", phases.map(share).join(", "))
     })
 }
 

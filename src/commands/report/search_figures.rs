@@ -4,7 +4,7 @@ use crate::figures::{Axis, Figure, Series, Shape};
 use crate::loss::Group as Part;
 use crate::policy::{self, Steps};
 use crate::runs::{Comparison, Group, Mean};
-use crate::state::{EpochRecord, SampleRecord, highest, lowest, mean};
+use crate::state::{EpochRecord, SampleRecord, highest, lowest, mean, seconds_by_phase};
 
 use super::verdict::Row;
 
@@ -310,15 +310,17 @@ pub fn sentences(group: &Group) -> Vec<String> {
         if searched(group).contains(&true) { config.numbers_to_learn() } else { 0 },
         100.0 * config.data.label_noise
     ));
-    if let Some(Steps { count, sigmas, chance, beyond_chance }) = policy::steps(records()) {
-        let verdict = match beyond_chance {
-            None => "too few steps to tell whether the rewards told something",
-            Some(true) => "longer than chance makes them: the rewards told something",
-            Some(false) => "no longer than chance makes them: what the search wins, if anything, is selection's",
+    if let Some(steps) = policy::steps(records()) {
+        let Steps { count, sigmas, chance, beyond_chance } = steps;
+        let verdict = steps.verdict();
+        let meaning = match beyond_chance {
+            None => "",
+            Some(true) => ": the rewards told something",
+            Some(false) => ": what the search wins, if anything, is selection's",
         };
         found.push(format!(
             "Steps of mu were {sigmas:.2} sigmas long (root mean square of {count}), and would have been {chance:.2} had the same \
-             rewards been dealt out at random: {verdict}."
+             rewards been dealt out at random: {verdict}{meaning}."
         ));
     }
     let failed: usize = records().map(|record| record.failed() as usize).sum();
@@ -334,18 +336,9 @@ pub fn sentences(group: &Group) -> Vec<String> {
 /// Where the time of a run went, mean over the group's runs.
 pub fn time(group: &Group) -> Vec<Row> {
     let runs = group.runs.len() as f64;
-    let sum = |value: &dyn Fn(&EpochRecord) -> f64| {
-        let records = group.runs.iter().flat_map(|run| &run.checkpoint.history);
-        records.map(value).filter(|value| value.is_finite()).sum::<f64>() / runs
-    };
-    let total = sum(&|record| record.seconds) + sum(&|record| record.checkpoint_seconds);
-    let phases: [(&str, f64); 5] = [
-        ("training", sum(&|record| record.train_seconds())),
-        ("validation", sum(&|record| record.validation_seconds())),
-        ("waiting for the slowest rank", sum(&|record| record.wait_seconds)),
-        ("exchange", sum(&|record| record.exchange_seconds)),
-        ("checkpoints", sum(&|record| record.checkpoint_seconds)),
-    ];
+    let phases = seconds_by_phase(group.runs.iter().flat_map(|run| &run.checkpoint.history));
+    let phases = phases.map(|(name, seconds)| (name, seconds / runs));
+    let total: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
     let row = |(head, seconds): (&str, f64)| Row {
         head: head.into(),
         cells: vec![format!("{seconds:.1}"), format!("{:.1}", 100.0 * seconds / total.max(f64::MIN_POSITIVE))],
