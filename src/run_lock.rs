@@ -77,7 +77,11 @@ impl RunLock {
                 Ok(handle) => {
                     // on a full disk; what stays would have the next one wait
                     fill(&handle, &owner).map_err(failed).inspect_err(|_| drop(fs::remove_file(&file)))?;
-                    return Ok(RunLock::beat(path, file, owner, handle));
+                    match is_of(&file, &owner)? {
+                        true => return Ok(RunLock::beat(path, file, owner, handle)),
+                        // whoever stands still before it has said who it is is replaced
+                        false => continue,
+                    }
                 }
                 Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
                 Err(why) => return Err(failed(why)),
@@ -104,7 +108,7 @@ impl RunLock {
             }
             fs::rename(&own, &file).map_err(failed)?;
             std::thread::sleep(SETTLE);
-            if owner_of(&file)?.as_ref() == Some(&owner) {
+            if is_of(&file, &owner)? {
                 let gone = theirs.map_or("its last owner".to_owned(), |theirs| format!("its last owner, {theirs},"));
                 log::info!("{}: {gone} is gone", path.display());
                 return Ok(RunLock::beat(path, file, owner, handle));
@@ -122,7 +126,7 @@ impl RunLock {
                 count += 1;
                 // a full disk or a server that is away: the next beat may succeed
                 let _ = handle.write_all_at(counter(count).as_bytes(), 0).and_then(|()| handle.sync_data());
-                if owner_of(&path).is_ok_and(|found| found.as_ref() != Some(&mine)) {
+                if is_of(&path, &mine).is_ok_and(|still_mine| !still_mine) {
                     lost_here.store(true, Ordering::SeqCst);
                     return;
                 }
@@ -159,7 +163,7 @@ impl Drop for RunLock {
         if let Some(beating) = self.beating.take() {
             let _ = beating.join();
         }
-        if owner_of(&self.file).is_ok_and(|found| found.as_ref() == Some(&self.owner)) {
+        if is_of(&self.file, &self.owner).unwrap_or(false) {
             let _ = fs::remove_file(&self.file);
         }
     }
@@ -223,6 +227,10 @@ fn read(file: &Path) -> Result<Option<String>> {
 /// `None`: there is no such file, or half of one.
 fn owner_of(file: &Path) -> Result<Option<Owner>> {
     Ok(read(file)?.and_then(|text| Owner::of(&text)))
+}
+
+fn is_of(file: &Path, owner: &Owner) -> Result<bool> {
+    Ok(owner_of(file)?.as_ref() == Some(owner))
 }
 
 /// Whether the owner of `file` lives; `text`: what the file was when it was read.

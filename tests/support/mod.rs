@@ -99,7 +99,7 @@ pub fn finish(command: &mut Command) -> Output {
 /// Starts the same command twice, the second time while the first, which makes `out`, stands still: what became of both.
 pub fn two_at_once(arguments: &[&str], out: &str) -> [Output; 2] {
     let (first, owner) = (started(arguments), format!("{out}.owner"));
-    until("the first has taken it", || Path::new(&owner).exists());
+    until("the first has said who it is", || std::fs::metadata(&owner).is_ok_and(|file| file.len() > 0));
     let signal = |signal| assert_eq!(unsafe { libc::kill(first.id() as i32, signal) }, 0, "it has not ended");
     signal(libc::SIGSTOP);
     let second = amlfs(arguments);
