@@ -1,7 +1,7 @@
-//! How likely scores make the right answer: a reward with less noise than a rate, and without a rate's ceiling.
+//! How likely scores make the right answers: a reward with less noise than a rate, and without a rate's ceiling.
 //!
-//! Where every row is answered rightly, as by few held-out faces, the likelihood at the best scale is 0 whatever the scores are:
-//! the best scale is infinite. A bound on it leaves a difference between just right and far from wrong.
+//! Where every right answer is above all wrong ones, the likelihood at the best scale is 0 whatever the scores are: the best scale is
+//! infinite. A bound on it leaves a difference between just right and far from wrong.
 
 use tch::{Kind, Tensor};
 
@@ -15,40 +15,41 @@ const RANGE: f64 = 24.0;
 const SECTIONS: usize = 40;
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
-/// max over beta of the mean over rows of ln(sum over `right` of exp(beta s) / sum over `candidates` of exp(beta s)),
-/// in nats, at most 0; -ln C for scores that know nothing of C classes.
+/// max over beta of the mean over rows of the mean over a row's right answers of ln(exp(beta s) / (exp(beta s) + sum over the wrong ones
+/// of exp(beta s'))), in nats, at most 0; -ln C for scores that know nothing of C classes.
 ///
-/// `scores` [N, C] (any float); `right` and `candidates` [N, C] bool: what answers a row rightly, and all that might have
-/// been answered, `right` among them. Rows without a right answer don't count. For a classifier's logits this is its log-likelihood at
-/// the best temperature (Guo et al. 2017, section 4.2); for similarities the probability of a stochastic neighbour
-/// (Goldberger et al. 2004) at the best scale, which is at most `STEEPEST` over the candidates' standard deviation. NaN if a score is not
-/// finite, or no row counts. With `weights` [N] f64 the mean is a weighted one.
+/// `scores` [N, C] (any float); `right` and `wrong` [N, C] bool: what answers a row rightly, and what else might have been answered. Rows
+/// without a right answer don't count. For a classifier's logits this is its log-likelihood at the best temperature (Guo et al. 2017,
+/// section 4.2). For similarities every mate stands by itself against the strangers, as in MegaFace's rank-1 and, nearly, in an average
+/// precision: one near mate must not hide the far ones. The best beta is at most `STEEPEST` over the standard deviation of all
+/// answers. NaN if a score is not finite, or no row counts. With `weights` [N] f64 the mean over rows is a weighted one.
 pub fn calibrated_log_likelihood(
     scores: &Tensor,
     right: &Tensor,
-    candidates: &Tensor,
+    wrong: &Tensor,
     weights: Option<&Tensor>,
 ) -> Result<f64> {
-    if i64::try_from(scores.isfinite().all())? == 0 {
+    let answerable = right.any_dim(1, false).nonzero().squeeze_dim(1);
+    if i64::try_from(scores.isfinite().all())? == 0 || answerable.numel() == 0 {
         return Ok(f64::NAN);
     }
-    let answerable = right.any_dim(1, false).nonzero().squeeze_dim(1);
-    let rows = |of: &Tensor| of.index_select(0, &answerable);
-    let scores = rows(scores).to_kind(Kind::Double);
+    let [scores, right, wrong] = [scores, right, wrong].map(|of| of.index_select(0, &answerable));
+    let scores = scores.to_kind(Kind::Double);
     // a row's level means nothing, and what is equal becomes 0, which no scale makes different
     let scores = &scores - scores.amax([1i64].as_slice(), true);
-    let among = |mask: &Tensor| scores.masked_fill(&rows(mask).logical_not(), f64::NEG_INFINITY);
-    let of_candidates = scores.masked_select(&rows(candidates));
-    let deviation = f64::try_from(of_candidates.std(false))?;
-    let (right, candidates) = (among(right), among(candidates));
-    let weights = weights.map(rows);
+    let deviation = f64::try_from(scores.masked_select(&right.logical_or(&wrong)).std(false))?;
+    let strangers = scores.masked_fill(&wrong.logical_not(), f64::NEG_INFINITY);
+    let (mates, rows) = (scores.masked_select(&right), right.nonzero().select(1, 0));
+    let weights = match weights {
+        Some(weights) => weights.index_select(0, &answerable),
+        None => Tensor::ones([scores.size()[0]], (Kind::Double, scores.device())),
+    };
+    let each = &weights / right.sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+    let weights = each.index_select(0, &rows) / weights.sum(Kind::Double);
     let at = |log_beta: f64| -> Result<f64> {
-        let sum = |scores: &Tensor| (scores * log_beta.exp()).logsumexp([1], false);
-        let each = sum(&right) - sum(&candidates);
-        Ok(f64::try_from(match &weights {
-            None => each.mean(Kind::Double),
-            Some(weights) => each.dot(weights) / weights.sum(Kind::Double),
-        })?)
+        let beta = log_beta.exp();
+        let of_strangers = (&strangers * beta).logsumexp([1], false).index_select(0, &rows);
+        Ok(f64::try_from((&mates * beta - of_strangers).log_sigmoid().dot(&weights))?)
     };
 
     let steepest = (STEEPEST / deviation.max(f64::MIN_POSITIVE.sqrt())).ln();
@@ -79,7 +80,7 @@ mod tests {
         let right = Tensor::from_slice(labels)
             .unsqueeze(1)
             .eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, logits.device())));
-        calibrated_log_likelihood(&logits, &right, &right.ones_like(), None).unwrap()
+        calibrated_log_likelihood(&logits, &right, &right.logical_not(), None).unwrap()
     }
 
     #[test]
@@ -118,16 +119,25 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_may_be_any_of_several_and_some_do_not_count() {
-        let scores = Tensor::from_slice(&[9.0, 1.0, 1.0, 0.0, 1.0, 9.0, 0.0, 1.0, 5.0, 6.0, 7.0, 8.0]).view([3, 4]);
-        let mask = |mask: &[i64]| Tensor::from_slice(mask).view([3, 4]).to_kind(Kind::Bool);
-        let right = mask(&[0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        let candidates = mask(&[0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]);
-        // first row: 2 e^b / (2 e^b + 1), second: e^b / (2 e^b + 1): their product is largest at infinity, 1 * 1 / 2
-        let found = calibrated_log_likelihood(&scores, &right, &candidates, None).unwrap();
-        assert!((found - 0.5 * 0.5f64.ln()).abs() < 1e-8, "{found}");
-        let broken = &scores / 0.0;
-        assert!(calibrated_log_likelihood(&broken, &right, &candidates, None).unwrap().is_nan());
+    fn every_right_answer_stands_by_itself_and_some_do_not_count() {
+        let of = |scores: &[f64], right: &[i64], wrong: &[i64]| {
+            let table = |values: &Tensor| values.view([-1, 3]);
+            let mask = |mask: &[i64]| table(&Tensor::from_slice(mask)).to_kind(Kind::Bool);
+            calibrated_log_likelihood(&table(&Tensor::from_slice(scores)), &mask(right), &mask(wrong), None).unwrap()
+        };
+        // mates at 2 and -1 of a stranger: with x = e^beta the mean of ln(x^2 / (1 + x^2)) and ln(1 / (1 + x)), whose derivative is
+        // zero where x^3 - x - 2 is
+        let x = 1.521_379_706_804_567_6f64;
+        let expected = ((x * x / (1.0 + x * x)).ln() - x.ln_1p()) / 2.0;
+        let found = of(&[2.0, -1.0, 0.0], &[1, 1, 0], &[0, 0, 1]);
+        assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        // a row counts once, however many mates it has: margins of 1 for two in three and -1 for one in three, and a row without mates
+        let scores = [1.0, 1.0, 0.0, 1.0, 9.0, 0.0, 9.0, 0.0, 1.0, 5.0, 6.0, 7.0];
+        let found = of(&scores, &[1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0], &[0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1]);
+        let expected = (2.0 * (2.0f64 / 3.0).ln() + (1.0f64 / 3.0).ln()) / 3.0;
+        assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        assert!(of(&[f64::INFINITY, 0.0, 0.0], &[1, 0, 0], &[0, 1, 1]).is_nan());
+        assert!(of(&[1.0, 0.0, 0.0], &[0, 0, 0], &[0, 1, 1]).is_nan());
     }
 
     #[test]
@@ -138,7 +148,7 @@ mod tests {
             let rows = Tensor::from_slice(rows);
             let (scores, right) = (scores.index_select(0, &rows), right.index_select(0, &rows));
             let weights = weights.map(Tensor::from_slice);
-            calibrated_log_likelihood(&scores, &right, &right.ones_like(), weights.as_ref()).unwrap()
+            calibrated_log_likelihood(&scores, &right, &right.logical_not(), weights.as_ref()).unwrap()
         };
         let weighted = found(&[0, 1, 2], Some(&[2.0, 6.0, 4.0]));
         let repeated = found(&[0, 1, 1, 1, 2, 2], None);

@@ -150,7 +150,7 @@ impl Goal for Recognise {
                 labels.unsqueeze(1).eq_tensor(&Tensor::arange(logits.size()[1], (Kind::Int64, labels.device())));
             let balanced = (reward == Reward::BalancedLikelihood).then(|| shares(&self.validation.labels));
             let weights = balanced.map(|shares| Tensor::from_slice(&shares).to_device(logits.device()));
-            return calibrated_log_likelihood(&logits, &right, &right.ones_like(), weights.as_ref());
+            return calibrated_log_likelihood(&logits, &right, &right.logical_not(), weights.as_ref());
         }
         let Some(ranks) = ranks(&logits, &labels)? else { return Ok(f64::NAN) };
         Ok(match reward {

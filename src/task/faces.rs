@@ -140,13 +140,14 @@ impl Goal for Identify {
     }
 }
 
-/// How likely a probe's stochastic neighbour among the other probes and the distractors (unit rows) is of its identity.
+/// How likely each mate of a probe is preferred to all other people among the probes and the distractors (unit rows).
 fn likelihood(probes: &Tensor, distractors: &Tensor, labels: &[i64]) -> Result<f64> {
     let labels = Tensor::from_slice(labels).to_device(probes.device());
-    let strangers = Tensor::zeros([probes.size()[0], distractors.size()[0]], (Kind::Bool, probes.device()));
+    let same = labels.unsqueeze(1).eq_tensor(&labels);
     let itself = Tensor::eye(probes.size()[0], (Kind::Bool, probes.device()));
-    let mates = labels.unsqueeze(1).eq_tensor(&labels).logical_and(&itself.logical_not());
-    let candidates = Tensor::cat(&[itself.logical_not(), strangers.logical_not()], 1);
+    let strangers = Tensor::ones([probes.size()[0], distractors.size()[0]], (Kind::Bool, probes.device()));
+    let right = Tensor::cat(&[same.logical_and(&itself.logical_not()), strangers.logical_not()], 1);
+    let wrong = Tensor::cat(&[same.logical_not(), strangers], 1);
     let scores = probes.matmul(&Tensor::cat(&[probes, distractors], 0).tr());
-    calibrated_log_likelihood(&scores, &Tensor::cat(&[mates, strangers], 1), &candidates, None)
+    calibrated_log_likelihood(&scores, &right, &wrong, None)
 }

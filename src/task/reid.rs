@@ -139,8 +139,8 @@ impl Goal for Retrieve {
 }
 
 impl Retrieve {
-    /// How likely a query's stochastic neighbour among the validation images is of its identity; those of its own camera
-    /// are none. Features are unit rows: of the validation images, and of the queries with their ids and cameras.
+    /// How likely each image of a query's identity is preferred to all of others among the validation images; those of its own camera
+    /// don't count. Features are unit rows: of the validation images, and of the queries with their ids and cameras.
     fn likelihood(&self, features: &Tensor, queries: &Tensor, ids: &[i64], cameras: &[i64]) -> Result<f64> {
         let same = |query: &[i64], gallery: &[i64]| {
             let numbers = |values: &[i64]| Tensor::from_slice(values).to_device(features.device());
@@ -148,7 +148,6 @@ impl Retrieve {
         };
         let (same_id, same_camera) = (same(ids, &self.validation.ids), same(cameras, &self.validation.cameras));
         let right = same_id.logical_and(&same_camera.logical_not());
-        let candidates = same_id.logical_and(&same_camera).logical_not();
-        calibrated_log_likelihood(&queries.matmul(&features.tr()), &right, &candidates, None)
+        calibrated_log_likelihood(&queries.matmul(&features.tr()), &right, &same_id.logical_not(), None)
     }
 }
