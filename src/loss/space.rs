@@ -27,6 +27,8 @@ pub enum SpaceKind {
 
 /// The group of `SpaceKind::Derivatives` whose components are the logarithms of the examples' weights.
 const LOG_WEIGHT: &str = "log_weight";
+/// Its t(0).
+const T_OFFSET: &str = "t_offset";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -70,7 +72,7 @@ impl Space {
             ],
             SpaceKind::Derivatives => vec![
                 group("t_log_slope", intervals, 0.0),
-                group("t_offset", intervals.min(1), 0.0),
+                group(T_OFFSET, intervals.min(1), 0.0),
                 group(LOG_WEIGHT, intervals, 0.0),
             ],
         }
@@ -91,12 +93,19 @@ impl Space {
         self.groups().iter().flat_map(|group| std::iter::repeat_n(of(group), group.size)).collect()
     }
 
+    /// [P], what the mean of a search that starts at `mu` stays at or below. An offset of t above 0 is the opposite of a margin: the loss
+    /// is soon content, which looks well after a round and is not in the end (docs/search.md).
+    pub fn ceiling(&self, mu: &[f64]) -> Vec<f64> {
+        let bound = self.each(|group| if group.name == T_OFFSET { 0.0 } else { f64::INFINITY });
+        bound.iter().zip(mu).map(|(bound, start)| start.max(*bound)).collect()
+    }
+
     /// `t_slope_1` ... `tau_bias_M`.
     pub fn names(&self) -> Vec<String> {
         let groups = self.groups().into_iter();
         groups
             .flat_map(|Group { name, size, .. }| {
-                (1..=size).map(move |i| if name == "t_offset" { name.to_owned() } else { format!("{name}_{i}") })
+                (1..=size).map(move |i| if name == T_OFFSET { name.to_owned() } else { format!("{name}_{i}") })
             })
             .collect()
     }
@@ -125,6 +134,17 @@ mod tests {
         let levels = |weights| space.groups().iter().map(|group| group.has_level(weights)).collect::<Vec<_>>();
         assert_eq!(levels(TauWeights::Raw), [true; 3]);
         assert_eq!(levels(TauWeights::Normalised), [true, true, false]);
+    }
+
+    #[test]
+    fn the_offset_stays_a_margin_or_where_it_was_put() {
+        let space = Space { kind: SpaceKind::Derivatives, intervals: 1 };
+        let free = f64::INFINITY;
+        assert_eq!(space.ceiling(&[0.0; 3]), [free, 0.0, free]);
+        assert_eq!(space.ceiling(&[0.0, -0.3, 0.0]), [free, 0.0, free]);
+        assert_eq!(space.ceiling(&[0.0, 0.2, 0.0]), [free, 0.2, free]);
+        let lines = Space { kind: SpaceKind::Lines, intervals: 1 };
+        assert_eq!(lines.ceiling(&[1.0, 0.0, 1.0, 0.0]), [free; 4], "the paper's search is the paper's");
     }
 
     #[test]

@@ -79,14 +79,7 @@ mod tests {
     use super::*;
 
     fn lengths(reward: impl Fn(&[f64], usize) -> f64) -> (f64, f64) {
-        let settings = Settings {
-            samples: 200,
-            learning_rate: 1.0,
-            betas: [0.0, 0.0],
-            seed: 3,
-            groups: Vec::new(),
-            smoothness: 0.0,
-        };
+        let settings = Settings { samples: 200, learning_rate: 1.0, betas: [0.0, 0.0], seed: 3, ..Settings::default() };
         let mut policy =
             find("natural").unwrap().start(settings, vec![0.0; 8], vec![0.1, 0.1, 2.0, 2.0, 0.5, 0.5, 0.0, 0.0]);
         let thetas = policy.ask(0);

@@ -39,14 +39,8 @@ mod tests {
 
     #[test]
     fn fixed_samples_but_never_moves() {
-        let settings = Settings {
-            samples: 2,
-            learning_rate: 0.05,
-            betas: [0.9, 0.999],
-            seed: 5,
-            groups: Vec::new(),
-            smoothness: 0.0,
-        };
+        let settings =
+            Settings { samples: 2, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5, ..Settings::default() };
         let mut policy = Fixed::new(Start { settings, mu: vec![1.0; 4], sigma: vec![0.2; 4], schedule: Vec::new() });
         let thetas = policy.ask(0);
         assert_ne!(thetas[0], thetas[1]);

@@ -123,6 +123,7 @@ mod tests {
             seed: 5,
             groups: vec![Neighbours { size: 4, level: true }; 2],
             smoothness: 1.5,
+            ..Settings::default()
         };
         let state = PolicyState { mu: vec![0.0; 8], sigma: vec![1.0; 8], step: 0, memory: Vec::new() };
         let thetas = independent(&settings, &state, 0);

@@ -39,14 +39,8 @@ mod tests {
 
     #[test]
     fn samples_come_in_pairs_around_mu() {
-        let settings = Settings {
-            samples: 6,
-            learning_rate: 0.05,
-            betas: [0.9, 0.999],
-            seed: 5,
-            groups: Vec::new(),
-            smoothness: 0.0,
-        };
+        let settings =
+            Settings { samples: 6, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5, ..Settings::default() };
         let policy = Mirrored::new(Start { settings, mu: vec![0.5, 1.0], sigma: vec![0.2; 2], schedule: Vec::new() });
         let thetas = policy.ask(3);
         for (i, mu) in [0.5, 1.0].into_iter().enumerate() {

@@ -21,6 +21,7 @@
 
 mod adam;
 mod advantage;
+mod bounded;
 mod evidence;
 mod fixed;
 mod gaussian;
@@ -32,6 +33,7 @@ mod sep_cma;
 
 use crate::state::PolicyState;
 
+use bounded::Bounded;
 pub use evidence::{Steps, length_by_chance, length_in_sigmas, steps};
 
 /// Every policy, by the name that `search.policy` has.
@@ -133,6 +135,8 @@ pub struct Settings {
     pub groups: Vec<Neighbours>,
     /// Over how many neighbours draws are correlated; 0: they are independent.
     pub smoothness: f64,
+    /// [P], what mu stays at or below while it learns; may be empty.
+    pub ceiling: Vec<f64>,
 }
 
 /// Components of theta that are neighbours.
@@ -184,7 +188,17 @@ impl PolicyKind {
         sigma: Vec<f64>,
         schedule: Vec<Vec<f64>>,
     ) -> Box<dyn Policy> {
-        (self.new)(Start { settings, mu, sigma, schedule })
+        let ceiling = settings.ceiling.clone();
+        let policy = (self.new)(Start { settings, mu, sigma, schedule });
+        match self.learns() && !ceiling.is_empty() {
+            true => Box::new(Bounded::new(policy, ceiling)),
+            false => policy,
+        }
+    }
+
+    /// Whether mu follows the rewards.
+    fn learns(&self) -> bool {
+        self.least_rounds > 0
     }
 }
 
@@ -197,14 +211,8 @@ mod tests {
     use super::*;
 
     fn start(name: &str, mu: Vec<f64>, sigma: f64) -> Box<dyn Policy> {
-        let settings = Settings {
-            samples: 32,
-            learning_rate: 0.05,
-            betas: [0.9, 0.999],
-            seed: 5,
-            groups: Vec::new(),
-            smoothness: 0.0,
-        };
+        let settings =
+            Settings { samples: 32, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5, ..Settings::default() };
         let sigma = vec![sigma; mu.len()];
         find(name).unwrap().start(settings, mu, sigma)
     }

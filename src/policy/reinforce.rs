@@ -39,14 +39,8 @@ mod tests {
     use super::*;
 
     fn policy(mu: Vec<f64>, sigma: Vec<f64>) -> Reinforce {
-        let settings = Settings {
-            samples: 4,
-            learning_rate: 0.05,
-            betas: [0.9, 0.999],
-            seed: 5,
-            groups: Vec::new(),
-            smoothness: 0.0,
-        };
+        let settings =
+            Settings { samples: 4, learning_rate: 0.05, betas: [0.9, 0.999], seed: 5, ..Settings::default() };
         Reinforce::new(Start { settings, mu, sigma, schedule: Vec::new() })
     }
 

@@ -63,6 +63,7 @@ pub fn policy(config: &config::Config) -> Box<dyn Policy> {
     let space = config.space();
     let tau_weights = config.typed().loss.tau_weights;
     let neighbours = |group: &Group| Neighbours { size: group.size, level: group.has_level(tau_weights) };
+    let mu = search.mu.clone().unwrap_or_else(|| space.identity());
     let settings = Settings {
         samples: search.samples,
         learning_rate: search.learning_rate,
@@ -70,11 +71,11 @@ pub fn policy(config: &config::Config) -> Box<dyn Policy> {
         seed: run.seed,
         groups: space.groups().iter().map(neighbours).collect(),
         smoothness: search.smoothness.unwrap_or(0.0),
+        ceiling: space.ceiling(&mu),
     };
     if space.intervals == 0 {
         return policy.start(settings, Vec::new(), Vec::new());
     }
-    let mu = search.mu.clone().unwrap_or_else(|| space.identity());
     policy.with_schedule(settings, mu, search.component_sigmas(), search.schedule.clone())
 }
 
