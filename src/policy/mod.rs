@@ -190,7 +190,7 @@ impl PolicyKind {
     ) -> Box<dyn Policy> {
         let ceiling = settings.ceiling.clone();
         let policy = (self.new)(Start { settings, mu, sigma, schedule });
-        match self.learns() && !ceiling.is_empty() {
+        match self.learns() && ceiling.iter().any(|bound| bound.is_finite()) {
             true => Box::new(Bounded::new(policy, ceiling)),
             false => policy,
         }

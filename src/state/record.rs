@@ -230,26 +230,17 @@ impl EpochRecord {
 
     /// Wall-clock time of training, and of validation.
     pub fn train_seconds(&self) -> f64 {
-        self.share(|sample| sample.train_seconds)
+        seconds_by_phase([self])[0].1
     }
 
     pub fn validation_seconds(&self) -> f64 {
-        self.share(|sample| sample.validation_seconds)
-    }
-
-    /// The part of the epoch's busy seconds that this kind of work took. All samples' seconds are known, not which rank
-    /// they belong to; ranks share them evenly.
-    fn share(&self, work: fn(&SampleRecord) -> f64) -> f64 {
-        let sum = |value: fn(&SampleRecord) -> f64| self.samples.iter().map(value).sum::<f64>();
-        let all = sum(|sample| sample.train_seconds) + sum(|sample| sample.validation_seconds);
-        // a round's waiting is told in its last epoch, and a resumed one did some of its work before
-        let busy = (self.seconds - self.wait_seconds - self.exchange_seconds).max(0.0);
-        sum(work) * (busy / all.max(f64::MIN_POSITIVE))
+        seconds_by_phase([self])[1].1
     }
 }
 
 /// Where the wall-clock time of these epochs went, in seconds. Training and measuring share what is neither waiting nor exchange as
-/// samples' seconds say: over all epochs, for a round's waiting is told in its last one.
+/// samples' seconds say, over all epochs: a round's waiting is told in its last one, and a resumed one did some of its work before. All samples'
+/// seconds are known, not which rank they belong to; ranks share them evenly.
 pub fn seconds_by_phase<'a>(history: impl IntoIterator<Item = &'a EpochRecord>) -> [(&'static str, f64); 5] {
     let history: Vec<&EpochRecord> = history.into_iter().collect();
     let sum = |of: fn(&EpochRecord) -> f64| history.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>();
